@@ -1,0 +1,62 @@
+"""Every config key that balms_det adds to Detectron2's, and nothing else."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_balms_config(cfg: CN) -> None:
+    """Add balms_det's keys, with their defaults, to a Detectron2 config in place.
+
+    Call it between ``get_cfg()`` and ``merge_from_file()``. The defaults change nothing: the box
+    classifier is trained with plain softmax cross-entropy until ``CLS_LOSS.NAME`` says otherwise.
+    """
+    _add_loss(cfg)
+    _add_data(cfg)
+    _add_decoupled_training(cfg)
+    _add_authors_keys(cfg)
+
+
+def _add_loss(cfg: CN) -> None:
+    # The box-classification loss: any name in balms_det.losses.BOX_LOSS_REGISTRY.
+    cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS = CN()
+    cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME = "SoftmaxLoss"
+    # Its keyword arguments in upper case, for example `TAU: 1.0`. A key that the loss does not
+    # take is an error that lists the ones it takes.
+    cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.ARGS = CN(new_allowed=True)
+
+
+def _add_data(cfg: CN) -> None:
+    # Datasets to register from files, without Python: rows of
+    # [name, annotation json (LVIS or COCO format), image root].
+    cfg.DATASETS.FILES = []
+    # Where class counts come from: a registered dataset or an annotation json.
+    # Empty: the datasets of DATASETS.TRAIN.
+    cfg.DATASETS.CLASS_COUNTS = ""
+
+    # Paste masked instances of scarce classes into images that a sampler repeats.
+    cfg.INPUT.COPY_PASTE = CN()
+    cfg.INPUT.COPY_PASTE.ENABLED = False
+    # Chance that a repeat of an image gets pasted instances, and how many at most.
+    cfg.INPUT.COPY_PASTE.PROB = 1.0
+    cfg.INPUT.COPY_PASTE.MAX_INSTANCES = 2
+    # Frequency groups whose instances are pasted: "r" (rare), "c" (common), "f" (frequent).
+    cfg.INPUT.COPY_PASTE.GROUPS = ["r"]
+    # Range of the factor that a pasted instance is resized by.
+    cfg.INPUT.COPY_PASTE.SCALE = [0.8, 1.25]
+    # An instance that keeps less than this share of its visible area under a pasted one is dropped.
+    cfg.INPUT.COPY_PASTE.MIN_VISIBLE = 0.2
+
+
+def _add_decoupled_training(cfg: CN) -> None:
+    # Stage 2 of decoupled training: freeze all parameters but the named ones.
+    cfg.MODEL.DECOUPLED = CN()
+    cfg.MODEL.DECOUPLED.ENABLED = False
+    # A parameter trains when one of these is a dot-separated part of its name.
+    cfg.MODEL.DECOUPLED.TRAIN_ONLY = ["cls_score"]
+
+
+def _add_authors_keys(cfg: CN) -> None:
+    # Keys of the BALMS authors' own code, so that their YAMLs run unchanged. They are translated
+    # in balms_det.modeling.authors_presets; new configs use the keys above.
+    cfg.MODEL.ROI_HEADS.PRIOR_PROB = 0.001
+    cfg.DECOUPLE_TRAINING = False
+    cfg.META_REWEIGHT = False
