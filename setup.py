@@ -1,0 +1,52 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "balms_det" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="balms_det",
+    version=VERSION,
+    description="Long-tailed instance segmentation for Detectron2",
+    license="Apache-2.0",
+    packages=find_packages(include=["balms_det", "balms_det.*"]),
+    package_data={"balms_det": ["data/counts/*.json"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "torch>=2.0",
+        "torchvision>=0.15",
+        "numpy>=1.23",
+        "fvcore>=0.1.5",
+        "iopath>=0.1.9,<0.2",
+        "yacs>=0.1.8",
+        "pycocotools>=2.0.6",
+        "Pillow>=9.4",
+        "matplotlib>=3.6",
+        "tabulate>=0.9",
+        "msgspec>=0.18",
+    ],
+    extras_require={
+        # What a Detectron2 wheel without metadata of its own needs; it imports pkg_resources.
+        "detectron2": [
+            "setuptools<81",
+            "omegaconf>=2.1,<2.4",
+            "hydra-core>=1.1",
+            "termcolor>=1.1",
+            "cloudpickle",
+            "tqdm>4.29.0",
+            "tensorboard",
+            "packaging",
+        ],
+        # The font whose icons the embedded dataset is drawn from, and what reads its glyph names.
+        "demo": ["fonttools>=4.40", "fonticon-materialdesignicons7==7.2.96"],
+        # `lvis` asks for opencv-python, which needs libGL; tools/setup_env.py installs lvis alone.
+        "lvis": ["opencv-python-headless>=4.8"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", "ruff>=0.9"],
+        "dev": ["pre-commit>=3.5"],
+    },
+)
