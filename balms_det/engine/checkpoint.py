@@ -1,0 +1,88 @@
+"""Loading weights into a long-tail model: classifiers with and without a background output.
+
+Symbols: ``K`` foreground classes; a softmax classifier has ``K + 1`` rows (background last), a
+sigmoid classifier ``K``. Both give the same log-odds of a class against background:
+``z_c - z_bg`` in the first, ``z_c`` in the second, and that is what a conversion keeps.
+"""
+
+import logging
+import re
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_CLASSIFIER = re.compile(r"(?P<predictor>.*box_predictor(\.\d+)?)\.cls_score\.(weight|bias)$")
+
+
+class LongTailCheckpointer(DetectionCheckpointer):
+    """A ``DetectionCheckpointer`` that converts the box classifier between K and K + 1 rows.
+
+    Args:
+        model: the model to load into.
+        save_dir: as in Detectron2.
+        require: names as in ``MODEL.DECOUPLED.TRAIN_ONLY``; when given, every parameter except
+            those must be in the file (a frozen part that is missing would stay random for good).
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, require_all_but=None, **objects):
+        super().__init__(model, save_dir, **objects)
+        self._require_all_but = require_all_but
+
+    def _load_model(self, checkpoint):
+        weights = checkpoint["model"]
+        for key in [key for key in weights if _CLASSIFIER.match(key)]:
+            self._convert(weights, key)
+        incompatible = super()._load_model(checkpoint)
+        if self._require_all_but is not None:
+            self._check_frozen_parts(incompatible)
+        return incompatible
+
+    def _convert(self, weights: dict, key: str) -> None:
+        target = self._model_tensor(key)
+        if target is None:
+            return
+        rows, wanted = len(weights[key]), len(target)
+        classes = min(rows, wanted)
+        if abs(rows - wanted) != 1 or not self._same_classes(weights, key, classes):
+            return
+        tensor = torch.as_tensor(weights[key])
+        weights[key] = drop_background(tensor) if rows > wanted else add_background(tensor)
+        logger.info("%s: converted from %d to %d outputs", key, rows, wanted)
+
+    def _model_tensor(self, key: str):
+        state = self.model.state_dict()
+        return state.get(key)
+
+    def _same_classes(self, weights: dict, key: str, classes: int) -> bool:
+        """Whether file and model have the same K: rows that differ by one may be another class."""
+        box_key = f"{_CLASSIFIER.match(key)['predictor']}.bbox_pred.weight"
+        in_model, in_file = self._model_tensor(box_key), weights.get(box_key)
+        if in_model is None or in_file is None:
+            return False
+        agnostic = len(in_model) < 4 * classes
+        return len(in_file) == len(in_model) and (agnostic or len(in_model) // 4 == classes)
+
+    def _check_frozen_parts(self, incompatible) -> None:
+        names = set(self._require_all_but)
+        lost = list(incompatible.missing_keys) + [key for key, *_ in incompatible.incorrect_shapes]
+        parameters = dict(self.model.named_parameters())
+        lost = [key for key in lost if key in parameters and not names & set(key.split("."))]
+        if lost:
+            raise ValueError(
+                f"stage 2 freezes {len(lost)} parameters that MODEL.WEIGHTS does not hold, among "
+                f"them {lost[0]!r}; they would stay random. Give it a stage 1 checkpoint of this "
+                "architecture (an ImageNet backbone is not enough)."
+            )
+
+
+def drop_background(rows: torch.Tensor) -> torch.Tensor:
+    """(K + 1, ...) softmax rows to (K, ...) sigmoid rows: subtract the background's, drop it."""
+    return rows[:-1] - rows[-1:]
+
+
+def add_background(rows: torch.Tensor) -> torch.Tensor:
+    """(K, ...) sigmoid rows to (K + 1, ...) softmax rows: the background's logit is zero."""
+    return torch.cat([rows, torch.zeros_like(rows[:1])])

@@ -1,0 +1,32 @@
+"""``results.json``: what an evaluation found, for tables and scripts."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+
+def write_results(cfg, results: dict) -> Path:
+    """Write evaluation results to ``OUTPUT_DIR/results.json``, whole or not at all.
+
+    Args:
+        cfg: reads ``OUTPUT_DIR``.
+        results: ``{task: {metric: value}}``, or one such mapping per test dataset. NaN (a group
+            without categories) is written as null, since JSON has no NaN.
+
+    Returns:
+        The file's path.
+    """
+    path = Path(cfg.OUTPUT_DIR, "results.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(_plain(results), indent=1))
+    os.replace(part, path)
+    return path
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    number = float(value)
+    return None if math.isnan(number) else number

@@ -1,0 +1,97 @@
+"""From command line and YAML to a checked config; launching on one or many processes."""
+
+import logging
+import os
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from balms_det.config import add_balms_config
+from balms_det.data.datasets import setup_datasets
+from balms_det.modeling.authors_presets import translate_authors_keys
+
+
+def setup_cfg(args) -> CfgNode:
+    """Build the config of a run: defaults, YAML, command line, datasets, checks.
+
+    Args:
+        args: what ``detectron2.engine.default_argument_parser()`` parses; ``config_file`` and
+            ``opts`` are read here, the rest by Detectron2's ``default_setup``.
+
+    Returns:
+        The frozen config, with datasets registered and ``NUM_CLASSES`` filled in.
+    """
+    cfg = load_cfg(args.config_file, args.opts)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="balms_det")
+    return cfg
+
+
+def load_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
+    """:func:`setup_cfg` without logging, seeding or an output folder."""
+    cfg = get_cfg()
+    add_balms_config(cfg)
+    if config_file:
+        cfg.merge_from_file(config_file)
+    merge_opts(cfg, list(opts))
+    translate_authors_keys(cfg)
+    _choose_device(cfg)
+    cfg = setup_datasets(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+    """Merge ``KEY VALUE`` pairs; unlike yacs alone, new keys of a loss's ``ARGS`` are allowed.
+
+    Raises:
+        KeyError: another key that the config does not have.
+        ValueError: an odd number of words.
+    """
+    if len(opts) % 2:
+        raise ValueError(f"command-line options come as KEY VALUE pairs, got {' '.join(opts)!r}")
+    for key, value in zip(opts[::2], opts[1::2]):
+        node, _, name = key.rpartition(".")
+        if node.endswith(".ARGS"):
+            parent = cfg
+            for part in node.split("."):
+                parent = parent[part]
+            parent.setdefault(name, CfgNode._decode_cfg_value(value))
+    cfg.merge_from_list(opts)
+
+
+def _choose_device(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        logging.getLogger("balms_det").warning("No CUDA device: running on the CPU.")
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
+        raise ValueError(
+            "SOLVER.AMP.ENABLED needs a CUDA device: Detectron2's AMP trainer does not run on the "
+            "CPU. Switch it off with `SOLVER.AMP.ENABLED False`."
+        )
+
+
+def launch_main(main, args) -> None:
+    """Run ``main(args)`` on every rank: under torchrun, or as Detectron2 launches processes."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+    try:
+        main(args)
+    finally:
+        torch.distributed.destroy_process_group()
