@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from error
 
+from balms_det import losses, modeling
 from balms_det.config import add_balms_config
 
-__all__ = ["__version__", "add_balms_config"]
+__all__ = ["__version__", "add_balms_config", "losses", "modeling"]

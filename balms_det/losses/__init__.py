@@ -1,0 +1,34 @@
+"""Box-classification losses, usable without the rest of the package."""
+
+from balms_det.losses.balanced_softmax import (
+    BalancedSigmoidLoss,
+    BalancedSoftmaxLoss,
+    balanced_sigmoid_offsets,
+    balanced_softmax_offsets,
+)
+from balms_det.losses.base import (
+    BOX_LOSS_REGISTRY,
+    BoxLoss,
+    build_box_loss,
+    full_precision,
+    keyword_arguments,
+)
+from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
+from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
+
+__all__ = [
+    "BOX_LOSS_REGISTRY",
+    "BalancedSigmoidLoss",
+    "BalancedSoftmaxLoss",
+    "BoxLoss",
+    "SigmoidFamily",
+    "SigmoidLoss",
+    "SoftmaxFamily",
+    "SoftmaxLoss",
+    "balanced_sigmoid_offsets",
+    "balanced_softmax_offsets",
+    "binary_cross_entropy_per_roi",
+    "build_box_loss",
+    "full_precision",
+    "keyword_arguments",
+]

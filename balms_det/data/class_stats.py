@@ -1,0 +1,197 @@
+"""Class statistics of a training set: the numbers that every long-tail method starts from.
+
+Symbols: ``K`` foreground classes in Detectron2's contiguous order; ``n_c`` images, or instances,
+of class c; ``N`` images of the dataset, those without annotations included; ``f_c = n_c / N``.
+Crowd annotations are not counted: Detectron2 does not train on them either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from balms_det.data.annotation_file import AnnotationSummary
+from balms_det.data.count_sources import dataset_summary, dicts_summary
+from balms_det.data.stats_checks import as_counts, check_same_classes, check_stats
+from balms_det.data.summary_cache import annotation_summary
+
+# A class is rare up to 10 training images, common up to 100, else frequent (LVIS, section 4.2).
+RARE_MAX, COMMON_MAX = 10, 100
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStats:
+    """Counts of each class in a training set.
+
+    Attributes:
+        image_count: (K,) int64, images that hold the class. Zero is legal.
+        instance_count: (K,) int64, instances of the class.
+        num_images: N, a positive int.
+        names: K class names, or None where they are not known.
+        frequency: K labels "r", "c" or "f" when the dataset carries its own, else None.
+
+    Raises:
+        ValueError: counts that are not whole, negative, of different lengths, or impossible.
+    """
+
+    image_count: np.ndarray
+    instance_count: np.ndarray
+    num_images: int
+    names: tuple[str, ...] | None = None
+    frequency: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("image_count", "instance_count"):
+            object.__setattr__(self, field, as_counts(field, getattr(self, field)))
+        object.__setattr__(self, "num_images", int(self.num_images))
+        for field in ("names", "frequency"):
+            values = getattr(self, field)
+            object.__setattr__(self, field, None if values is None else tuple(values))
+        check_stats(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ClassStats):
+            return NotImplemented
+        return (
+            np.array_equal(self.image_count, other.image_count)
+            and np.array_equal(self.instance_count, other.instance_count)
+            and (self.num_images, self.names, self.frequency)
+            == (other.num_images, other.names, other.frequency)
+        )
+
+    __hash__ = None
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.image_count)
+
+    @property
+    def image_frequency(self) -> np.ndarray:
+        """(K,) float64 in [0, 1]: share of the images that hold the class."""
+        return self.image_count / self.num_images
+
+    @property
+    def instance_frequency(self) -> np.ndarray:
+        """(K,) float64 in [0, 1]: share of all instances that are of the class."""
+        return self.instance_count / max(int(self.instance_count.sum()), 1)
+
+    @property
+    def absent(self) -> np.ndarray:
+        """Indices of the classes without a single training image."""
+        return np.flatnonzero(self.image_count == 0)
+
+    def frequency_groups(self, rare_max: int = RARE_MAX, common_max: int = COMMON_MAX) -> list[str]:
+        """K letters: "r" up to ``rare_max`` images, "c" up to ``common_max``, else "f".
+
+        The labels that a dataset carries win over the default limits; other limits win over them.
+        """
+        if self.frequency is not None and (rare_max, common_max) == (RARE_MAX, COMMON_MAX):
+            return list(self.frequency)
+        return ["r" if n <= rare_max else "c" if n <= common_max else "f" for n in self.image_count]
+
+    def repeat_factors(self, thresh: float, instance_aware: bool = False) -> np.ndarray:
+        """Repeat factor of each class, (K,) float64: ``max(1, sqrt(thresh / f_c))``.
+
+        RFS (LVIS, appendix B.2) takes the image frequency for ``f_c``; its instance-aware form
+        IRFS (arXiv 2305.08069) takes ``sqrt(image frequency * instance frequency)``. A class that
+        is in no image gets 1: there is nothing to repeat.
+        """
+        if thresh < 0:
+            raise ValueError(f"The repeat threshold must not be negative, got {thresh}.")
+        frequency = self.image_frequency
+        if instance_aware:
+            frequency = np.sqrt(frequency * self.instance_frequency)
+        factors = np.ones(self.num_classes)
+        present = frequency > 0
+        factors[present] = np.maximum(1.0, np.sqrt(thresh / frequency[present]))
+        return factors
+
+    @classmethod
+    def from_dicts(
+        cls, dataset_dicts: Sequence[dict], num_classes: int, names: Sequence[str] | None = None
+    ) -> ClassStats:
+        """Count Detectron2's dataset dicts.
+
+        Raises:
+            ValueError: a category id outside [0, num_classes), naming the image.
+        """
+        return cls.from_summary(dicts_summary(dataset_dicts, num_classes, names))
+
+    @classmethod
+    def from_file(cls, path: str) -> ClassStats:
+        """Counts of a LVIS- or COCO-format annotation json, cached on disk.
+
+        Raises:
+            FileNotFoundError, AnnotationFileError: see ``annotation_file.summarize``.
+        """
+        return cls.from_summary(annotation_summary(path))
+
+    @classmethod
+    def from_dataset(cls, name: str) -> ClassStats:
+        """Counts of a registered dataset: ``count_sources.dataset_summary`` says from where."""
+        return cls.from_summary(dataset_summary(name))
+
+    @classmethod
+    def from_summary(cls, s: AnnotationSummary) -> ClassStats:
+        return cls(s.image_count, s.instance_count, s.num_images, s.names, s.frequency)
+
+
+def build_class_stats(cfg: CfgNode) -> ClassStats:
+    """Class statistics that a model of this config is trained with.
+
+    They come from ``DATASETS.CLASS_COUNTS`` (a dataset or an annotation json), else from the sum of
+    ``DATASETS.TRAIN``. They also become the ``class_image_count`` metadata of the training datasets,
+    which Detectron2's own federated loss reads.
+
+    Raises:
+        ValueError: no dataset is named, their class lists differ, or nothing is annotated.
+    """
+    source = cfg.DATASETS.CLASS_COUNTS
+    names = [source] if source else list(cfg.DATASETS.TRAIN)
+    if not names:
+        raise ValueError("Set DATASETS.TRAIN or DATASETS.CLASS_COUNTS: no dataset to count.")
+    stats = sum_class_stats([_from_name_or_file(name) for name in names])
+    if not stats.instance_count.any():
+        raise ValueError(
+            f"{', '.join(names)}: no annotation at all, so there is nothing to learn from."
+            " Crowd annotations do not count."
+        )
+    for name in cfg.DATASETS.TRAIN:
+        _set_class_image_count(name, stats)
+    return stats
+
+
+def sum_class_stats(parts: Sequence[ClassStats]) -> ClassStats:
+    """Statistics of several datasets that are trained on together.
+
+    Raises:
+        ValueError: their class lists differ.
+    """
+    first = parts[0]
+    for other in parts[1:]:
+        check_same_classes(first, other)
+    labels = {part.frequency for part in parts}
+    return ClassStats(
+        sum(part.image_count for part in parts),
+        sum(part.instance_count for part in parts),
+        sum(part.num_images for part in parts),
+        first.names,
+        first.frequency if len(labels) == 1 else None,
+    )
+
+
+def _from_name_or_file(name: str) -> ClassStats:
+    return ClassStats.from_file(name) if name.endswith(".json") else ClassStats.from_dataset(name)
+
+
+def _set_class_image_count(name: str, stats: ClassStats) -> None:
+    metadata = MetadataCatalog.get(name)
+    counts = [{"id": c + 1, "image_count": int(n)} for c, n in enumerate(stats.image_count)]
+    if metadata.get("class_image_count", counts) != counts:
+        delattr(metadata, "class_image_count")  # Metadata refuses to overwrite
+    metadata.class_image_count = counts

@@ -1,0 +1,90 @@
+"""Draws that know which repeat of their image they are, from the sampler to the mapper.
+
+A sampler that repeats images yields a :class:`DrawIndex` for each draw: the index of the image and,
+carried along, ``repeat`` (0 for the first draw of that image in the epoch, then 1, 2, ...) and
+``num_repeats`` (its draws in that epoch). :class:`DrawAwareDataset` adds what is carried to the
+dataset dict, where the mapper finds it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from detectron2.data.common import MapDataset
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+
+
+class DrawIndex(int):
+    """An index into a dataset that carries what the sampler knows about the draw.
+
+    It is an ``int`` wherever one is expected, and survives pickling. ``carried`` is open: a sampler
+    may add keys of its own, which then appear in the dataset dict that the mapper receives.
+    """
+
+    carried: dict
+
+    def __new__(cls, index: int, **carried) -> DrawIndex:
+        draw = super().__new__(cls, index)
+        draw.carried = carried
+        return draw
+
+    @property
+    def repeat(self) -> int:
+        return self.carried.get("repeat", 0)
+
+
+def count_repeats(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For a (M,) sequence of draws: (M,) how often each was drawn before, (M,) how often in all."""
+    order = np.argsort(indices, kind="stable")
+    _, first, count = np.unique(indices[order], return_index=True, return_counts=True)
+    repeat = np.empty(len(indices), dtype=np.int64)
+    repeat[order] = np.arange(len(indices)) - np.repeat(first, count)
+    num_repeats = np.empty_like(repeat)
+    num_repeats[order] = np.repeat(count, count)
+    return repeat, num_repeats
+
+
+class RepeatAwareSampler(RepeatFactorTrainingSampler):
+    """Detectron2's repeat-factor sampler, index for index, that yields :class:`DrawIndex`.
+
+    Endless, seeded, and sliced by rank as the original; only the construction of an epoch is
+    vectorised, because every loader worker runs it once per image of its batch.
+    """
+
+    def _get_epoch_indices(self, generator: torch.Generator) -> torch.Tensor:
+        uniforms = torch.rand(len(self._frac_part), generator=generator)
+        return self._round(uniforms)
+
+    def _round(self, uniforms: torch.Tensor) -> torch.Tensor:
+        """Stochastic rounding: image i gets one more draw when ``uniforms[i]`` is under its fraction."""
+        draws = self._int_part.long() + (uniforms < self._frac_part).long()
+        return torch.repeat_interleave(torch.arange(len(draws)), draws)
+
+    def _infinite_indices(self):
+        generator = torch.Generator()
+        generator.manual_seed(self._seed)
+        while True:
+            indices = self._get_epoch_indices(generator)
+            if self._shuffle:
+                indices = indices[torch.randperm(len(indices), generator=generator)]
+            indices = indices.numpy()
+            for index, repeat, num_repeats in zip(indices, *count_repeats(indices)):
+                yield DrawIndex(index, repeat=int(repeat), num_repeats=int(num_repeats))
+
+
+class DrawAwareDataset(MapDataset):
+    """Maps dataset dicts, each with what its :class:`DrawIndex` carries added to a shallow copy.
+
+    Detectron2's ``MapDataset`` turns an index into a plain ``int``, which would lose it; so give
+    this one to ``build_detection_train_loader`` with ``mapper=None``.
+    """
+
+    def __init__(self, dataset, map_func):
+        super().__init__(dataset, map_func)
+        self._records = dataset
+
+    def __getitem__(self, index):
+        record = {**self._records[int(index)], **getattr(index, "carried", {})}
+        mapped = self._map_func(record)
+        # A mapper may return None to skip an image: Detectron2's retry picks another one.
+        return super().__getitem__(index) if mapped is None else mapped

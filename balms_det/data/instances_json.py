@@ -1,0 +1,95 @@
+"""Load a LVIS- or COCO-format json into Detectron2's dataset dicts.
+
+One loader for both formats, because Detectron2's own two leave gaps: the COCO one drops the LVIS
+keys and needs ``file_name``; the LVIS one knows LVIS's own classes only and no RLE masks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+
+import pycocotools.mask as mask_util
+from detectron2.structures import BoxMode
+
+from balms_det.data.annotation_file import LVIS, AnnotationFileError, read_annotation_json
+from balms_det.data.image_files import locate_images
+from balms_det.data.summary_cache import annotation_summary
+
+logger = logging.getLogger(__name__)
+
+
+def load_instances(name: str, json_file: str, image_root: str) -> list[dict]:
+    """Dataset dicts of an annotation file, in the order of the image ids.
+
+    An instance without a valid polygon (3 points) is left out, with a warning, as Detectron2 does.
+    LVIS files keep ``neg_category_ids`` and ``not_exhaustive_category_ids`` (the file's own ids).
+
+    Raises:
+        FileNotFoundError: the json or the images are not there.
+        AnnotationFileError: see ``annotation_file.summarize``; also an instance without a box.
+    """
+    summary = annotation_summary(json_file)  # every id is known to be listed from here on
+    content = read_annotation_json(json_file)
+    images = sorted(content["images"], key=lambda image: image["id"])
+    annotations = _group_by_image(content.get("annotations", ()))
+    class_of = {category_id: c for c, category_id in enumerate(summary.category_ids)}
+    records, left_out = [], 0
+    for image, path in zip(images, locate_images(name, images, image_root, summary.format)):
+        record = _image_record(json_file, image, path, summary.format)
+        given = annotations.pop(image["id"], ())
+        objects = (_instance(json_file, annotation, class_of) for annotation in given)
+        record["annotations"] = [instance for instance in objects if instance is not None]
+        left_out += len(given) - len(record["annotations"])
+        records.append(record)
+    logger.info("Loaded %d images of '%s' from %s", len(records), name, json_file)
+    if left_out:
+        logger.warning("%s: %d instances without a valid polygon left out", json_file, left_out)
+    return records
+
+
+def _group_by_image(annotations: list[dict]) -> dict[int | str, list[dict]]:
+    groups: dict[int | str, list[dict]] = defaultdict(list)
+    for annotation in annotations:
+        groups[annotation["image_id"]].append(annotation)
+    return groups
+
+
+def _image_record(json_file: str, image: dict, path: str, file_format: str) -> dict:
+    record = {"file_name": path, "image_id": image["id"]}
+    for key in ("height", "width"):
+        if key not in image:
+            raise AnnotationFileError(f"{json_file}: image {image['id']!r} has no '{key}'.")
+        record[key] = image[key]
+    if file_format == LVIS:
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            record[key] = image.get(key) or []
+    return record
+
+
+def _instance(json_file: str, annotation: dict, class_of: dict[int, int]) -> dict | None:
+    """One instance; None when its polygons are all degenerate."""
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        raise AnnotationFileError(
+            f"{json_file}: annotation {annotation.get('id')!r} of image {annotation['image_id']!r} "
+            f"needs a 'bbox' of four numbers [x, y, width, height], got {box!r}."
+        )
+    instance = {
+        "bbox": box,
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": class_of[annotation["category_id"]],
+        "iscrowd": int(annotation.get("iscrowd") or 0),
+    }
+    mask = annotation.get("segmentation")
+    if isinstance(mask, dict):
+        compressed = not isinstance(mask["counts"], list)
+        instance["segmentation"] = (
+            mask if compressed else mask_util.frPyObjects(mask, *mask["size"])
+        )
+    elif mask:
+        polygons = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        if not polygons:
+            return None
+        instance["segmentation"] = polygons
+    return instance

@@ -1,0 +1,179 @@
+"""Training samplers, by the name that ``DATALOADER.SAMPLER_TRAIN`` gives them.
+
+An entry of :data:`SAMPLER_REGISTRY` is called as ``entry(cfg, incidence)`` and returns an endless
+sampler of indices into the dataset dicts that ``incidence`` was read from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import samplers as d2_samplers
+from detectron2.utils.registry import Registry
+from torch.utils.data import Sampler
+
+from balms_det.data.draws import RepeatAwareSampler
+from balms_det.data.repeat_factors import (
+    CategoryIncidence,
+    instance_aware_frequency,
+    repeat_factors,
+)
+
+logger = logging.getLogger(__name__)
+
+SAMPLER_REGISTRY = Registry("SAMPLER")
+SAMPLER_REGISTRY.__doc__ = "Training samplers, called as ``entry(cfg, incidence)``."
+
+# Rare, common, frequent: the most training images a class of the group has (LVIS).
+GROUP_LIMITS = {"rare": 10, "common": 100, "frequent": np.inf}
+
+
+def _seed(cfg: CfgNode) -> int | None:
+    # A negative cfg.SEED means "not seeded" in Detectron2: then the ranks agree on a random one.
+    return cfg.SEED if cfg.SEED >= 0 else None
+
+
+@SAMPLER_REGISTRY.register()
+class TrainingSampler(d2_samplers.TrainingSampler):
+    """Detectron2's sampler: every image once an epoch."""
+
+    @configurable
+    def __init__(self, size: int, *, shuffle: bool = True, seed: int | None = None):
+        super().__init__(size, shuffle=shuffle, seed=seed)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, incidence: CategoryIncidence) -> dict:
+        return {"size": incidence.num_images, "seed": _seed(cfg)}
+
+
+@SAMPLER_REGISTRY.register()
+class RepeatFactorTrainingSampler(RepeatAwareSampler):
+    """RFS: an image's factor is the largest ``max(1, sqrt(t / f_img))`` of its classes.
+
+    Equal to Detectron2's sampler of that name, index for index. Images without annotations get
+    factor 1. A subclass says what its class factors are. ``repeat_factors`` is (N,) float32.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        incidence: CategoryIncidence,
+        *,
+        repeat_thresh: float = 0.001,
+        repeat_sqrt: bool = True,
+        shuffle: bool = True,
+        seed: int | None = None,
+    ):
+        self.repeat_thresh = repeat_thresh
+        self.repeat_sqrt = repeat_sqrt
+        per_image = self.image_factors(incidence)
+        self.repeat_factors = torch.as_tensor(per_image, dtype=torch.float32)
+        super().__init__(self.epoch_factors(), shuffle=shuffle, seed=seed)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, incidence: CategoryIncidence) -> dict:
+        return {
+            "incidence": incidence,
+            "repeat_thresh": cfg.DATALOADER.REPEAT_THRESHOLD,
+            "repeat_sqrt": cfg.DATALOADER.get("REPEAT_SQRT", True),
+            "seed": _seed(cfg),
+        }
+
+    def category_factors(self, incidence: CategoryIncidence) -> np.ndarray:
+        """(C,) factor of every class."""
+        return repeat_factors(incidence.image_frequency, self.repeat_thresh, self.repeat_sqrt)
+
+    def image_factors(self, incidence: CategoryIncidence) -> np.ndarray:
+        """(N,) factor of every image."""
+        return incidence.max_over_categories(self.category_factors(incidence), empty=1.0)
+
+    def epoch_factors(self) -> torch.Tensor:
+        """(N,) expected draws of every image in what the sampler takes as one epoch."""
+        return self.repeat_factors
+
+
+@SAMPLER_REGISTRY.register()
+class InstanceAwareRepeatFactorTrainingSampler(RepeatFactorTrainingSampler):
+    """IRFS (arXiv 2305.08069): RFS with ``sqrt(f_img * f_inst)`` in the place of ``f_img``."""
+
+    def category_factors(self, incidence: CategoryIncidence) -> np.ndarray:
+        frequency = instance_aware_frequency(
+            incidence.image_frequency, incidence.instance_frequency
+        )
+        return repeat_factors(frequency, self.repeat_thresh, self.repeat_sqrt)
+
+
+@SAMPLER_REGISTRY.register()
+class ClassBalancedTrainingSampler(RepeatFactorTrainingSampler):
+    """CBS (BALMS, NeurIPS 2020): an image's factor is the largest ``1 / f_img`` of its classes.
+
+    Images without annotations get the smallest class factor. The factors add up to as much as
+    C * N draws, far too long a list for LVIS; an epoch longer than ``MAX_EPOCH_DRAWS`` is therefore
+    cut into shorter ones in which every factor is scaled down alike. How often one image is drawn
+    relative to another does not change.
+    """
+
+    MAX_EPOCH_DRAWS = 500_000
+
+    def category_factors(self, incidence: CategoryIncidence) -> np.ndarray:
+        frequency = incidence.image_frequency
+        return np.divide(1.0, frequency, out=np.ones_like(frequency), where=frequency > 0)
+
+    def image_factors(self, incidence: CategoryIncidence) -> np.ndarray:
+        factors = self.category_factors(incidence)
+        present = factors[incidence.image_count > 0]
+        return incidence.max_over_categories(factors, empty=present.min(initial=np.inf))
+
+    def epoch_factors(self) -> torch.Tensor:
+        longest = max(self.MAX_EPOCH_DRAWS, len(self.repeat_factors))
+        total = self.repeat_factors.double().sum().item()
+        return self.repeat_factors * min(1.0, longest / total)
+
+
+def build_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler:
+    """The sampler that ``cfg.DATALOADER.SAMPLER_TRAIN`` names, over these dataset dicts.
+
+    Raises:
+        KeyError: the name is not registered; the message lists the ones that are.
+        ValueError: there is no annotation in the whole dataset.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name not in SAMPLER_REGISTRY:
+        known = ", ".join(sorted(key for key, _ in SAMPLER_REGISTRY))
+        raise KeyError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; the known samplers are {known}.")
+    incidence = CategoryIncidence.from_dicts(dataset_dicts)
+    if not incidence.instance_count.sum():
+        raise ValueError(
+            f"None of the {incidence.num_images} training images has an annotation. Check the "
+            "annotation file and image ids of the datasets in DATASETS.TRAIN."
+        )
+    sampler = SAMPLER_REGISTRY.get(name)(cfg, incidence)
+    if isinstance(sampler, RepeatFactorTrainingSampler):
+        logger.info(f"{name}:\n{describe_factors(sampler, incidence)}")
+        if sampler.repeat_factors.max() <= 1:
+            logger.warning(
+                f"{name} repeats nothing: every factor is 1. "
+                f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}."
+            )
+    return sampler
+
+
+def describe_factors(sampler: RepeatFactorTrainingSampler, incidence: CategoryIncidence) -> str:
+    """A table of factors and draws, with every image in the frequency group of its rarest class."""
+    factors, draws = sampler.repeat_factors.double().numpy(), sampler.epoch_factors().double()
+    # The count of an image's rarest class: the largest of the negated counts. -1 without a class.
+    rarest = -incidence.max_over_categories(-incidence.image_count, empty=1)
+    group_of = np.searchsorted([0, *GROUP_LIMITS.values()], rarest)
+    lines = [f"{'rarest class is':<16}{'images':>9}   factor min / mean / max   draws an epoch"]
+    for group, name in enumerate(["none", *GROUP_LIMITS]):
+        members = group_of == group
+        if members.any():
+            part = factors[members]
+            spread = f"{part.min():.2f} / {part.mean():.2f} / {part.max():.2f}"
+            lines.append(f"{name:<16}{len(part):>9}   {spread:<26}{draws[members].sum():.0f}")
+    lines.append(f"{'all':<16}{len(factors):>9}   {'':<26}{draws.sum():.0f}")
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""A cache of annotation summaries, in memory and on disk.
+
+An entry belongs to one state of one annotation file: its path, size and modification time. On disk
+it lies beside the annotation file or, where that folder is read-only, in the user's cache folder
+(``$XDG_CACHE_HOME/balms_det``, by default ``~/.cache/balms_det``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import tempfile
+
+import msgspec
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from balms_det.data.annotation_file import AnnotationSummary, summarize
+
+logger = logging.getLogger(__name__)
+
+# Smaller files are counted again in a blink: not worth a file beside them.
+MIN_CACHED_BYTES = 16 * 2**20
+SUFFIX = ".class_stats_cache"
+_VERSION = 1
+
+_in_memory: dict[tuple, AnnotationSummary] = {}
+
+
+class _Entry(msgspec.Struct):
+    version: int
+    path: str
+    size: int
+    mtime_ns: int
+    summary: AnnotationSummary
+
+
+def annotation_summary(path: str) -> AnnotationSummary:
+    """Return the summary of an annotation file: from memory, else from disk, else by reading it.
+
+    Only rank 0 writes to disk. The other ranks never wait for it (they may not all come here):
+    without a cache they read the file themselves.
+
+    Raises:
+        FileNotFoundError, AnnotationFileError: see ``annotation_file.summarize``.
+    """
+    local_path = os.path.abspath(PathManager.get_local_path(path))
+    if not os.path.isfile(local_path):
+        raise FileNotFoundError(f"Annotation file '{path}' does not exist.")
+    status = os.stat(local_path)
+    key = (local_path, status.st_size, status.st_mtime_ns)
+    if key not in _in_memory:
+        _in_memory[key] = _from_disk(key) or _read(key)
+    return _in_memory[key]
+
+
+def _from_disk(key: tuple) -> AnnotationSummary | None:
+    for cache_path in _cache_paths(key[0]):
+        try:
+            with open(cache_path, "rb") as file:
+                entry = msgspec.json.decode(file.read(), type=_Entry)
+        except (OSError, msgspec.DecodeError):
+            continue  # absent, unreadable or of another version of this package
+        if (entry.version, entry.path, entry.size, entry.mtime_ns) == (_VERSION, *key):
+            return entry.summary
+    return None
+
+
+def _read(key: tuple) -> AnnotationSummary:
+    path, size, mtime_ns = key
+    summary = summarize(path)
+    if size >= MIN_CACHED_BYTES and comm.get_rank() == 0:
+        entry = _Entry(_VERSION, path, size, mtime_ns, summary)
+        _write_first_possible(_cache_paths(path), msgspec.json.encode(entry))
+    return summary
+
+
+def _cache_paths(path: str) -> list[str]:
+    """Places for the cache of ``path``, the preferred one first."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    name = f"{os.path.basename(path)}.{digest}{SUFFIX}"
+    return [path + SUFFIX, os.path.join(home, "balms_det", name)]
+
+
+def _write_first_possible(cache_paths: list[str], content: bytes) -> None:
+    for cache_path in cache_paths:
+        try:
+            _write_atomically(cache_path, content)
+        except OSError as error:  # a read-only or full disk must not stop a training
+            logger.debug("No cache at %s: %s", cache_path, error)
+        else:
+            logger.info("Class counts cached in %s", cache_path)
+            return
+
+
+def _write_atomically(path: str, content: bytes) -> None:
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=SUFFIX + ".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise

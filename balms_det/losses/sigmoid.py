@@ -1,0 +1,80 @@
+"""Sigmoid cross-entropy: K independent binary classifiers and no background channel.
+
+Symbols: see :mod:`balms_det.losses.base`; here L = K. A background RoI is a negative of every
+class. The loss of a RoI is the sum over the K classes.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
+
+
+def binary_cross_entropy_per_roi(logits: Tensor, gt_classes: Tensor) -> Tensor:
+    """Binary cross-entropy of (R, K) logits against one-hot labels, summed over classes: (R,).
+
+    With t the target, the term of a class is ``softplus(z)`` where t = 0 and ``softplus(-z)``
+    where t = 1. So it suffices to turn the sign of each label's logit: no dense target is built,
+    and unlike ``softplus(z) - t * z`` nothing cancels for large z.
+
+    Args:
+        logits: (R, K).
+        gt_classes: (R,) in [0, K]; K, background, is a row of zeros in the target.
+    """
+    num_classes = logits.shape[1]
+    column = gt_classes.clamp(max=num_classes - 1).unsqueeze(1)
+    label_logit = logits.gather(1, column)
+    is_foreground = (gt_classes < num_classes).unsqueeze(1)
+    signed = logits.scatter(1, column, torch.where(is_foreground, -label_logit, label_logit))
+    return F.softplus(signed).sum(dim=1)
+
+
+class SigmoidFamily(BoxLoss):
+    """Losses on K logits whose scores are their sigmoids.
+
+    Args:
+        num_classes, class_stats: see :class:`BoxLoss`.
+        prior_prob: score of every class at the start of training (pi of RetinaNet, Lin et al.,
+            ICCV 2017, section 4.1); the classifier's bias starts at ``-log((1 - pi) / pi)``.
+
+    Raises:
+        ValueError: ``prior_prob`` outside (0, 1).
+    """
+
+    def __init__(self, num_classes: int, class_stats: Any = None, *, prior_prob: float = 0.001):
+        super().__init__(num_classes, class_stats)
+        if not 0 < prior_prob < 1:
+            raise ValueError(f"prior_prob must lie between 0 and 1, got {prior_prob}")
+        self.prior_prob = prior_prob
+
+    @property
+    def num_logits(self) -> int:
+        return self.num_classes
+
+    def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        return binary_cross_entropy_per_roi(logits, gt_classes)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        return F.pad(full_precision(logits).sigmoid(), (0, 1))
+
+    def accuracy_scores(self, logits: Tensor) -> Tensor:
+        # A zero logit for background: it wins where every class scores below one half.
+        return F.pad(logits, (0, 1))
+
+    def reset_classifier(self, linear: nn.Linear) -> nn.Module:
+        nn.init.constant_(linear.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
+        return linear
+
+
+@BOX_LOSS_REGISTRY.register()
+class SigmoidLoss(SigmoidFamily):
+    """Binary cross-entropy summed over classes, the baseline of the BALMS authors on LVIS."""
+
+    needs_class_stats = False
+
+    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        return self.plain_per_roi(logits, gt_classes)

@@ -1,0 +1,139 @@
+"""The last layers of the box head, with a classification loss of balms_det's registry.
+
+Symbols: see :mod:`balms_det.losses.base`. Box regression, its loss and the accuracy logs are
+Detectron2's, through ``super()``; only what touches the class logits is replaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, cat
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+
+
+class BoxPredictor(FastRCNNOutputLayers):
+    """Detectron2's ``FastRCNNOutputLayers`` with its classification part owned by a loss.
+
+    The state dict keeps Detectron2's names: ``cls_score`` (L outputs), ``bbox_pred``, and
+    ``cls_loss`` for losses with running state.
+    """
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, cls_loss: BoxLoss, **kwargs: Any):
+        """
+        Args:
+            input_shape: shape of the box head's feature.
+            cls_loss: the loss; its ``num_logits`` and ``reset_classifier`` shape ``cls_score``.
+            kwargs: the arguments of ``FastRCNNOutputLayers``.
+
+        Raises:
+            ValueError: Detectron2's sigmoid or federated loss is switched on as well, or
+                ``cls_loss`` is for another number of classes.
+        """
+        reject_second_loss(kwargs.get("use_sigmoid_ce", False), kwargs.get("use_fed_loss", False))
+        super().__init__(input_shape, **kwargs)
+        if cls_loss.num_classes != self.num_classes:
+            raise ValueError(
+                f"cls_loss is for {cls_loss.num_classes} classes, the box predictor for "
+                f"{self.num_classes}"
+            )
+        self.cls_loss = cls_loss
+        self.cls_score = self._shape_classifier(self.cls_score)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        reject_second_loss_in(cfg)
+        arguments = super().from_config(cfg, input_shape)
+        arguments["cls_loss"] = build_loss_from_config(cfg)
+        return arguments
+
+    def start_from(self, predictor: FastRCNNOutputLayers) -> None:
+        """Take over the freshly initialised layers of Detectron2's predictor of the same size."""
+        self.bbox_pred = predictor.bbox_pred
+        self.cls_score = self._shape_classifier(predictor.cls_score)
+
+    def losses(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """See ``FastRCNNOutputLayers.losses``: ``loss_cls`` and ``loss_box_reg``, scalars."""
+        logits, deltas = predictions
+        logged = self.cls_loss.accuracy_scores(logits.detach())
+        losses = super().losses((logged, deltas), proposals)
+        weight = self.loss_weight.get("loss_cls", 1.0)
+        gt_classes = (
+            cat([p.gt_classes for p in proposals], dim=0)
+            if len(proposals)
+            else torch.empty(0, dtype=torch.long, device=logits.device)
+        )
+        losses["loss_cls"] = self.classification_loss(logits, gt_classes) * weight
+        return losses
+
+    def classification_loss(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """The scalar ``loss_cls`` before its weight. Override it to weigh single RoIs."""
+        return self.cls_loss(logits, gt_classes)
+
+    def predict_probs(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> list[Tensor]:
+        """Scores of every image's proposals, each (R_i, K + 1), background last."""
+        scores = self.cls_loss.scores(predictions[0])
+        return scores.split([len(p) for p in proposals], dim=0)
+
+    def _shape_classifier(self, linear: nn.Linear) -> nn.Module:
+        """Give the freshly drawn ``linear``, (K + 1, D), the loss's number of outputs and bias.
+
+        Rows are reused and extra ones drawn aside, so that the random stream, and with it the
+        initial weights of all that is built later, does not depend on the loss.
+        """
+        rows = self.cls_loss.num_logits
+        if rows != linear.out_features:
+            with torch.random.fork_rng(devices=[]):
+                resized = nn.Linear(linear.in_features, rows)
+                nn.init.normal_(resized.weight, std=0.01)
+                nn.init.zeros_(resized.bias)
+            kept = min(rows, linear.out_features)
+            with torch.no_grad():
+                resized.weight[:kept] = linear.weight[:kept]
+            linear = resized
+        return self.cls_loss.reset_classifier(linear)
+
+
+def build_loss_from_config(cfg: CfgNode) -> BoxLoss:
+    """Build the loss that ``MODEL.ROI_BOX_HEAD.CLS_LOSS`` names.
+
+    Keys of ``ARGS`` are the loss's keyword arguments in upper or lower case.
+    """
+    node = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS
+    stats = None
+    if node.NAME not in BOX_LOSS_REGISTRY or BOX_LOSS_REGISTRY.get(node.NAME).needs_class_stats:
+        # Read here, not at the top: losses without counts need no dataset at all.
+        from balms_det.data.class_stats import build_class_stats
+
+        stats = build_class_stats(cfg)
+    arguments = {key.lower(): value for key, value in node.ARGS.items()}
+    return build_box_loss(node.NAME, cfg.MODEL.ROI_HEADS.NUM_CLASSES, stats, **arguments)
+
+
+def reject_second_loss_in(cfg: CfgNode) -> None:
+    """:func:`reject_second_loss` for the switches of a config."""
+    head = cfg.MODEL.ROI_BOX_HEAD
+    reject_second_loss(head.USE_SIGMOID_CE, head.USE_FED_LOSS)
+
+
+def reject_second_loss(use_sigmoid_ce: bool, use_fed_loss: bool) -> None:
+    """Raise ValueError when one of Detectron2's own classification losses is switched on."""
+    switches = {"USE_SIGMOID_CE": use_sigmoid_ce, "USE_FED_LOSS": use_fed_loss}
+    on = " and ".join(name for name, value in switches.items() if value)
+    if on:
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.{on} is on, but the box loss is chosen by MODEL.ROI_BOX_HEAD."
+            "CLS_LOSS.NAME. Switch it off and name SigmoidLoss there, or use Detectron2's "
+            "StandardROIHeads for its own losses"
+        )

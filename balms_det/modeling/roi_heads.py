@@ -1,0 +1,57 @@
+"""ROI heads whose box classifier is trained with a loss of balms_det's registry.
+
+They differ from Detectron2's in the box predictor only, so any mask or keypoint head goes with
+them. Without a cfg, build them from explicit arguments as Detectron2's own, with
+:class:`balms_det.modeling.BoxPredictor` as ``box_predictor`` (or ``box_predictors``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from torch import nn
+
+from balms_det.modeling.box_predictor import BoxPredictor, reject_second_loss_in
+
+
+class LongTailBoxMixin:
+    """Puts a :class:`BoxPredictor`, with a loss of its own, in place of each of Detectron2's."""
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        reject_second_loss_in(cfg)
+        arguments = super()._init_box_head(cfg, input_shape)
+        if "box_predictors" in arguments:  # a cascade: one predictor a stage
+            stages = zip(arguments["box_heads"], arguments["box_predictors"])
+            arguments["box_predictors"] = [_replace(cfg, *stage) for stage in stages]
+        else:
+            stage = arguments["box_head"], arguments["box_predictor"]
+            arguments["box_predictor"] = _replace(cfg, *stage)
+        return arguments
+
+
+@ROI_HEADS_REGISTRY.register()
+class LongTailROIHeads(LongTailBoxMixin, StandardROIHeads):
+    """``StandardROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``."""
+
+
+@ROI_HEADS_REGISTRY.register()
+class LongTailCascadeROIHeads(LongTailBoxMixin, CascadeROIHeads):
+    """``CascadeROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``, one a stage."""
+
+
+def _replace(cfg: CfgNode, box_head: nn.Module, predictor: FastRCNNOutputLayers) -> BoxPredictor:
+    # Detectron2 has drawn its predictor's weights already: keep them, and draw ours aside, so that
+    # the same seed gives the same model as without balms_det.
+    with torch.random.fork_rng(devices=[]):
+        replacement = BoxPredictor(
+            cfg, box_head.output_shape, box2box_transform=predictor.box2box_transform
+        )
+    replacement.start_from(predictor)
+    return replacement
