@@ -11,7 +11,7 @@ except ModuleNotFoundError as error:
     if error.name != "detectron2":
         raise
     raise ModuleNotFoundError(
-        "balms_det extends Detectron2, which is not installed in this environment. Install it with\n"
+        "balms_det extends Detectron2, which is not installed in this environment. Install it:\n"
         "    pip install 'git+https://github.com/facebookresearch/detectron2.git'\n"
         "or, from a checkout of balms_det, let it set up a wheel that works on CPU and CUDA:\n"
         "    python tools/setup_env.py --here",

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Train or evaluate a long-tail detector.
 
-    python tools/train_net.py --config-file configs/quickstart/stage1.yaml
-    python tools/train_net.py --config-file ... --num-gpus 8 [--resume] [KEY VALUE ...]
-    python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/model.pth
-    torchrun --nproc-per-node 8 tools/train_net.py --config-file ...
+python tools/train_net.py --config-file configs/quickstart/stage1.yaml
+python tools/train_net.py --config-file ... --num-gpus 8 [--resume] [KEY VALUE ...]
+python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/model.pth
+torchrun --nproc-per-node 8 tools/train_net.py --config-file ...
 """
 
 from detectron2.engine import default_argument_parser

@@ -25,8 +25,8 @@ def import_lvis():
         import lvis.eval
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"LVIS evaluation needs the module {error.name!r}. Install the official package without "
-            "its GUI build of OpenCV:\n"
+            f"LVIS evaluation needs the module {error.name!r}. Install the official package without"
+            " its GUI build of OpenCV:\n"
             "    pip install --no-deps lvis==0.5.3 && pip install opencv-python-headless",
             name=error.name,
         ) from error

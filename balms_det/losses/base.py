@@ -100,9 +100,7 @@ class BoxLoss(nn.Module, ABC):
         """
         return linear
 
-    def forward(
-        self, logits: Tensor, gt_classes: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, logits: Tensor, gt_classes: Tensor, weights: Tensor | None = None) -> Tensor:
         """The scalar loss: the sum over RoIs of weight times ``per_roi``, divided by R.
 
         Half-precision logits are computed in float32, with autocast off. An empty batch gives a

@@ -1,0 +1,142 @@
+"""The main job on the embedded dataset: ``make demo``.
+
+Every step is an ordinary command of ``tools/`` that is printed before it runs, so that it can be
+run again by hand. A step whose command and inputs have not changed since it finished is not
+repeated; one that was interrupted resumes from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from balms_det import __version__
+from balms_det.evaluation.pictures import draw_comparison
+from balms_det.evaluation.table import Row, format_table, read_row
+
+DATASET = Path("datasets/icons_lt")
+PROGRESS = re.compile(r"eta: |Inference done|Resuming|Error|error")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training run: its folder, its label in the table, and the run that it starts from."""
+
+    name: str
+    label: str
+    start: str | None = None
+
+
+STEPS = [
+    Step("stage1", "Stage 1: softmax"),
+    Step("stage2_softmax", "Stage 2: softmax", start="stage1"),
+    Step("stage2_balanced_softmax", "Stage 2: Balanced Softmax", start="stage1"),
+]
+
+
+def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
+    """Make the dataset, train and evaluate every step for every seed, write table and picture.
+
+    Args:
+        root: checkout that holds ``tools/`` and ``configs/``.
+        out: folder of the results: ``seed0/<step>/``, ``table.md``, ``table.json``,
+            ``predictions.png``.
+        seeds: how many seeds; with more than one the table has mean and standard deviation.
+
+    Returns:
+        The rows of the table.
+
+    Raises:
+        RuntimeError: a step failed; the message names its log.
+    """
+    make_dataset(root)
+    runs = {step.label: [] for step in STEPS}
+    for seed in range(seeds):
+        for step in STEPS:
+            train(root, out / f"seed{seed}", step, seed)
+            runs[step.label].append(out / f"seed{seed}" / step.name)
+    rows = [read_row(label, folders) for label, folders in runs.items()]
+    write_table(out, rows)
+    draw_picture(root, out)
+    return rows
+
+
+def make_dataset(root: Path) -> None:
+    run(root, [sys.executable, "tools/make_icons.py", "--out", str(DATASET)])
+
+
+def train(root: Path, folder: Path, step: Step, seed: int) -> None:
+    """Run one step, unless it has already finished with the same inputs."""
+    config = f"configs/quickstart/{step.name}.yaml"
+    options = ["OUTPUT_DIR", str(folder / step.name), "SEED", str(seed)]
+    if step.start:
+        options += ["MODEL.WEIGHTS", str(folder / step.start / "model_final.pth")]
+    command = [sys.executable, "tools/train_net.py", "--config-file", config, "--resume", *options]
+    record = folder / step.name / "step.json"
+    inputs = fingerprint(root, command)
+    if record.exists() and json.loads(record.read_text())["inputs"] == inputs:
+        print(f"[demo] {step.label}, seed {seed}: already done in {record.parent}", flush=True)
+        return
+    started = time.time()
+    run(root, command)
+    spent = time.time() - started
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps({"inputs": inputs, "seconds": spent}))
+    os.replace(part, record)
+
+
+def fingerprint(root: Path, command: list[str]) -> str:
+    """Digest of a step's command, its configs, the dataset and the package's version."""
+    digest = hashlib.sha256(" ".join([__version__, *command[1:]]).encode())
+    for path in sorted((root / "configs").glob("quickstart/*.yaml")):
+        digest.update(path.read_bytes())
+    digest.update((root / "configs/Base-LongTail-RCNN-FPN.yaml").read_bytes())
+    digest.update((root / DATASET / "manifest.json").read_bytes())
+    return digest.hexdigest()
+
+
+def run(root: Path, command: list[str]) -> None:
+    """Run a command from the checkout, showing its progress lines; all of it when it fails."""
+    print(f"[demo] {' '.join(['python', *command[1:]])}", flush=True)
+    tail: list[str] = []
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout:
+            tail = [*tail[-60:], line]
+            if PROGRESS.search(line) or "train_net" not in command[1]:
+                print(line, end="", flush=True)
+    if process.returncode:
+        raise RuntimeError(f"this step failed: {' '.join(command)}\n{''.join(tail)}")
+
+
+def write_table(out: Path, rows: list[Row]) -> None:
+    text = format_table(rows)
+    for name, content in {
+        "table.md": text + "\n",
+        "table.json": json.dumps([row.as_dict() for row in rows], indent=1),
+    }.items():
+        part = out / f"{name}.part"
+        part.write_text(content)
+        os.replace(part, out / name)
+    print(f"\nMask AP on {DATASET.name}, by frequency group\n\n{text}\n", flush=True)
+
+
+def draw_picture(root: Path, out: Path) -> None:
+    folders = {
+        step.label: out / "seed0" / step.name / "inference" / "lvis_instances_results.json"
+        for step in STEPS
+        if step.start
+    }
+    target = out / "predictions.png"
+    draw_comparison(
+        root / DATASET / "icons_lt_val.json", root / DATASET, folders, target, title="Ground truth"
+    )
+    print(f"Predictions beside ground truth: {target}", flush=True)

@@ -1,0 +1,122 @@
+"""Pictures of detections beside ground truth, drawn from result files; no model is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as mask_api
+
+# Colours of rare, common and frequent classes.
+COLOURS = {"r": (214, 39, 40), "c": (255, 150, 20), "f": (31, 119, 180)}
+CELL = 384
+HEADER = 30
+
+
+def draw_comparison(
+    json_file: Path,
+    image_root: Path,
+    results: dict[str, Path],
+    target: Path,
+    *,
+    title: str = "Ground truth",
+    num_images: int = 6,
+    min_score: float = 0.3,
+) -> Path:
+    """Draw a sheet: a row an image, ground truth in the first column, then one column a result.
+
+    The images are the first ones of the annotation file that hold the most rare instances. Masks,
+    boxes and labels are coloured by frequency group (red rare, orange common, blue frequent).
+
+    Args:
+        json_file: LVIS-format annotations (categories carry ``frequency``).
+        image_root: folder of the images.
+        results: column title to results file, ``[{image_id, category_id, score, bbox xywh,
+            segmentation RLE}]``.
+        target: PNG to write.
+        title: title of the first column.
+        num_images: rows.
+        min_score: detections below are not drawn.
+
+    Returns:
+        ``target``.
+    """
+    data = json.loads(Path(json_file).read_text())
+    categories = {category["id"]: category for category in data["categories"]}
+    truth = _by_image(data["annotations"])
+    images = _with_most_rare(data["images"], truth, categories)[:num_images]
+    columns = {title: truth}
+    for name, path in results.items():
+        detections = json.loads(Path(path).read_text())
+        columns[name] = _by_image([d for d in detections if d["score"] >= min_score])
+    sheet = Image.new("RGB", (CELL * len(columns), HEADER + CELL * len(images)), "white")
+    for column, (name, instances) in enumerate(columns.items()):
+        label = name if name == title else f"{name} (score > {min_score:g})"
+        ImageDraw.Draw(sheet).text((column * CELL + 6, 6), label, "black", font=_font(16))
+        for row, image in enumerate(images):
+            cell = _draw_cell(image, image_root, instances[image["id"]], categories)
+            sheet.paste(cell, (column * CELL, HEADER + row * CELL))
+    part = Path(target).with_suffix(".part")
+    sheet.save(part, format="PNG")
+    os.replace(part, target)
+    return target
+
+
+def _by_image(instances: list[dict]) -> dict[int, list[dict]]:
+    grouped = defaultdict(list)
+    for instance in instances:
+        grouped[instance["image_id"]].append(instance)
+    return grouped
+
+
+def _with_most_rare(images: list[dict], truth: dict, categories: dict) -> list[dict]:
+    def rare(image):
+        found = (categories[a["category_id"]]["frequency"] for a in truth[image["id"]])
+        return sum(frequency == "r" for frequency in found)
+
+    return sorted(images, key=rare, reverse=True)
+
+
+def _draw_cell(image: dict, root: Path, instances: list[dict], categories: dict) -> Image.Image:
+    picture = Image.open(Path(root, *image["coco_url"].split("/")[-2:])).convert("RGB")
+    scale = CELL / max(picture.size)
+    pixels = np.asarray(picture, dtype=np.float32)
+    for instance in instances:
+        mask = _mask(instance["segmentation"], image)
+        colour = np.array(COLOURS[categories[instance["category_id"]]["frequency"]])
+        pixels = np.where(mask[..., None], 0.55 * pixels + 0.45 * colour, pixels)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    cell = Image.new("RGB", (CELL, CELL), "white")
+    cell.paste(Image.fromarray(pixels.astype(np.uint8)).resize(size, Image.Resampling.LANCZOS))
+    pen = ImageDraw.Draw(cell)
+    for instance in sorted(instances, key=lambda i: i.get("score", 1.0)):
+        _draw_box(pen, instance, categories[instance["category_id"]], scale)
+    return cell
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, instance: dict, category: dict, scale: float) -> None:
+    x, y, width, height = (value * scale for value in instance["bbox"])
+    colour = COLOURS[category["frequency"]]
+    pen.rectangle((x, y, x + width, y + height), outline=colour, width=2)
+    score = f" {instance['score']:.2f}" if "score" in instance else ""
+    label = f"{category['name']}{score}"
+    left, top, right, bottom = pen.textbbox((x, max(y - 15, 0)), label, font=_font(12))
+    pen.rectangle((left - 2, top - 1, right + 2, bottom + 2), fill=colour)
+    pen.text((x, max(y - 15, 0)), label, "white", font=_font(12))
+
+
+def _mask(segmentation, image: dict) -> np.ndarray:
+    size = image["height"], image["width"]
+    if isinstance(segmentation, list):
+        segmentation = mask_api.merge(mask_api.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        segmentation = mask_api.frPyObjects(segmentation, *size)
+    return mask_api.decode(segmentation).astype(bool)
+
+
+def _font(size: int):
+    return ImageFont.load_default(size)
