@@ -56,7 +56,7 @@ class RepeatAwareSampler(RepeatFactorTrainingSampler):
         return self._round(uniforms)
 
     def _round(self, uniforms: torch.Tensor) -> torch.Tensor:
-        """Stochastic rounding: image i gets one more draw when ``uniforms[i]`` is under its fraction."""
+        """Stochastic rounding: image i gets one more draw when ``uniforms[i] < fraction[i]``."""
         draws = self._int_part.long() + (uniforms < self._frac_part).long()
         return torch.repeat_interleave(torch.arange(len(draws)), draws)
 

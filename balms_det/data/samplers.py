@@ -28,6 +28,13 @@ logger = logging.getLogger(__name__)
 SAMPLER_REGISTRY = Registry("SAMPLER")
 SAMPLER_REGISTRY.__doc__ = "Training samplers, called as ``entry(cfg, incidence)``."
 
+# Samplers that only Detectron2's own loader builder knows how to build.
+DETECTRON2_SAMPLERS = (
+    "RandomSubsetTrainingSampler",
+    "WeightedCategoryTrainingSampler",
+    "WeightedTrainingSampler",
+)
+
 # Rare, common, frequent: the most training images a class of the group has (LVIS).
 GROUP_LIMITS = {"rare": 10, "common": 100, "frequent": np.inf}
 
@@ -134,23 +141,34 @@ class ClassBalancedTrainingSampler(RepeatFactorTrainingSampler):
         return self.repeat_factors * min(1.0, longest / total)
 
 
+def check_sampler_name(name: str) -> None:
+    """Raises KeyError, listing the known names, unless it is ours or Detectron2's."""
+    known = sorted([*(key for key, _ in SAMPLER_REGISTRY), *DETECTRON2_SAMPLERS])
+    if name not in known:
+        raise KeyError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; the known ones: {', '.join(known)}.")
+
+
+def check_annotated(dataset_dicts: Sequence[dict]) -> None:
+    """Raises ValueError when no image has an annotation to train on (crowds are none)."""
+    annotations = (a for record in dataset_dicts for a in record.get("annotations") or ())
+    if all(annotation.get("iscrowd", 0) for annotation in annotations):
+        raise ValueError(
+            f"None of the {len(dataset_dicts)} training images has an annotation. Check the "
+            "annotation files and the image ids in them of the datasets in DATASETS.TRAIN."
+        )
+
+
 def build_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler:
-    """The sampler that ``cfg.DATALOADER.SAMPLER_TRAIN`` names, over these dataset dicts.
+    """The sampler of ours that ``DATALOADER.SAMPLER_TRAIN`` names, over these dataset dicts.
 
     Raises:
-        KeyError: the name is not registered; the message lists the ones that are.
+        KeyError: it is no entry of ``SAMPLER_REGISTRY``.
         ValueError: there is no annotation in the whole dataset.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name not in SAMPLER_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in SAMPLER_REGISTRY))
-        raise KeyError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; the known samplers are {known}.")
+    check_sampler_name(name)
+    check_annotated(dataset_dicts)
     incidence = CategoryIncidence.from_dicts(dataset_dicts)
-    if not incidence.instance_count.sum():
-        raise ValueError(
-            f"None of the {incidence.num_images} training images has an annotation. Check the "
-            "annotation file and image ids of the datasets in DATASETS.TRAIN."
-        )
     sampler = SAMPLER_REGISTRY.get(name)(cfg, incidence)
     if isinstance(sampler, RepeatFactorTrainingSampler):
         logger.info(f"{name}:\n{describe_factors(sampler, incidence)}")

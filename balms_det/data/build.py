@@ -1,0 +1,120 @@
+"""The training loader: dataset dicts, sampler, mapper and Detectron2's batching put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetFromList,
+    MetadataCatalog,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.build import filter_images_with_only_crowd_annotations
+from torch.utils.data import Dataset
+
+from balms_det.data.class_stats import ClassStats, build_class_stats
+from balms_det.data.copy_paste import CopyPaste, InstancePool
+from balms_det.data.draws import DrawAwareDataset
+from balms_det.data.mapper import RepeatFactorDatasetMapper
+from balms_det.data.samplers import (
+    SAMPLER_REGISTRY,
+    build_sampler,
+    check_annotated,
+    check_sampler_name,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def build_train_loader(cfg: CfgNode, mapper: Callable | None = None):
+    """Endless loader of training batches; each is a list of mapped dataset dicts.
+
+    ``DATALOADER.SAMPLER_TRAIN`` names a sampler of ``SAMPLER_REGISTRY``, or one of Detectron2's
+    own others, which Detectron2 then builds. The default mapper is
+    :class:`RepeatFactorDatasetMapper`, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``.
+
+    Raises:
+        KeyError: an unknown sampler name.
+        ValueError: a dataset without a single annotation; copy-paste settings that cannot work.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    check_sampler_name(name)
+    dataset = load_train_dicts(cfg)
+    if isinstance(dataset, Dataset):
+        return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
+    records = DatasetFromList(dataset, copy=False)
+    if mapper is None:
+        mapper = build_mapper(cfg, records)
+    if name not in SAMPLER_REGISTRY:
+        return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
+    return build_detection_train_loader(
+        DrawAwareDataset(records, mapper),
+        mapper=None,
+        sampler=build_sampler(cfg, dataset),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def load_train_dicts(cfg: CfgNode):
+    """Dataset dicts of ``DATASETS.TRAIN``, filtered as Detectron2's own builder does.
+
+    Raises:
+        ValueError: no image has an annotation.
+    """
+    dataset = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=False,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        if cfg.MODEL.KEYPOINT_ON
+        else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    if isinstance(dataset, Dataset):
+        return dataset
+    # Checked before filtering, which on such a dataset fails with an assertion about nothing left.
+    check_annotated(dataset)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        dataset = filter_images_with_only_crowd_annotations(dataset)
+    return dataset
+
+
+def build_mapper(
+    cfg: CfgNode, records: Sequence[dict], class_stats: ClassStats | None = None
+) -> RepeatFactorDatasetMapper:
+    """The training mapper, with copy-paste out of ``records`` if the config turns it on."""
+    copy_paste = None
+    if cfg.INPUT.COPY_PASTE.ENABLED:
+        copy_paste = build_copy_paste(cfg, records, class_stats or build_class_stats(cfg))
+    return RepeatFactorDatasetMapper(cfg, is_train=True, copy_paste=copy_paste)
+
+
+def build_copy_paste(cfg: CfgNode, records: Sequence[dict], class_stats: ClassStats) -> CopyPaste:
+    """Copy-paste of the classes in ``INPUT.COPY_PASTE.GROUPS``.
+
+    Raises:
+        ValueError: a group that is none, or groups without an instance to paste.
+    """
+    node = cfg.INPUT.COPY_PASTE
+    if not node.GROUPS or not set(node.GROUPS) <= {"r", "c", "f"}:
+        raise ValueError(
+            f'INPUT.COPY_PASTE.GROUPS must list some of "r", "c", "f", got {node.GROUPS}.'
+        )
+    groups = class_stats.frequency_groups()
+    pool = InstancePool(records, [c for c, group in enumerate(groups) if group in node.GROUPS])
+    logger.info(f"Copy-paste draws from {len(pool)} instances of the groups {node.GROUPS}")
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+    return CopyPaste(
+        pool,
+        image_format=cfg.INPUT.FORMAT,
+        prob=node.PROB,
+        max_instances=node.MAX_INSTANCES,
+        scale=tuple(node.SCALE),
+        min_visible=node.MIN_VISIBLE,
+        dataset_ids={c: raw for raw, c in contiguous.items()} if contiguous else None,
+    )

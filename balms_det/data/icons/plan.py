@@ -1,0 +1,74 @@
+"""What each image shows, before anything is drawn: the long tail and who meets whom.
+
+`K` is the number of classes, `N` the number of images.
+"""
+
+import numpy as np
+
+TRAIN_CLASSES_PER_IMAGE = 2.7
+VAL_CLASSES_PER_IMAGE = 3.3
+# Probability that a class present in an image has 1, 2, 3, 4 instances there.
+_REPEATS = (0.72, 0.18, 0.07, 0.03)
+
+
+def long_tail(num_classes: int, num_images: int) -> np.ndarray:
+    """Image counts `(K,)`, descending, straight lines on a log scale between group borders.
+
+    A third of the classes each lie above 100 images, in 11-100 and in 1-10, as LVIS groups them,
+    where the number of images allows it; the total is kept to what the images can show.
+    """
+    top = max(1.0, 0.27 * num_images)
+    borders = np.minimum([top, 118.0, 92.0, 11.6, 9.6, 0.8], top)
+    third = 1 / 3
+    at = [0, third - 0.5 / num_classes, third + 0.5 / num_classes]
+    at += [2 * third - 0.5 / num_classes, 2 * third + 0.5 / num_classes, 1.0]
+    rank = (np.arange(num_classes) + 0.5) / num_classes
+    counts = np.exp(np.interp(rank, at, np.log(borders)))
+    budget = TRAIN_CLASSES_PER_IMAGE * num_images
+    if counts.sum() > budget:
+        counts *= budget / counts.sum()
+    return np.maximum(1, np.rint(counts)).astype(int)
+
+
+def balanced(num_classes: int, num_images: int) -> np.ndarray:
+    """Equal image counts `(K,)` for validation."""
+    each = round(VAL_CLASSES_PER_IMAGE * num_images / num_classes)
+    return np.full(num_classes, min(num_images, max(1, each)))
+
+
+def assign_classes(counts: np.ndarray, num_images: int, rng: np.random.Generator) -> list[list]:
+    """Spread classes over images so that class `c` is in exactly `counts[c]` of them.
+
+    Fuller images are less likely to receive one more, so that scenes are alike in size.
+
+    Returns:
+        For each image, its class indices with repeats: an index occurs once per instance.
+    """
+    load = np.zeros(num_images)
+    images: list[list[int]] = [[] for _ in range(num_images)]
+    for c, count in enumerate(counts):
+        # Gumbel top-k: `count` images without replacement, probability falling with their load.
+        keys = -1.1 * load + rng.gumbel(size=num_images)
+        chosen = np.argsort(-keys, kind="stable")[:count]
+        load[chosen] += 1
+        repeats = rng.choice(len(_REPEATS), size=len(chosen), p=_REPEATS) + 1
+        for i, n in zip(chosen, repeats):
+            images[i] += [c] * int(n)
+    return images
+
+
+def negatives(present: set[int], family: np.ndarray, rng: np.random.Generator, extra: int = 4):
+    """Sorted class indices that an image is known not to show: look-alikes, and some at random.
+
+    Args:
+        present: classes drawn in the image, annotated or not.
+        family: `(K,)` family index of each class.
+        extra: random classes added to the look-alikes.
+    """
+    absent = np.setdiff1d(np.arange(len(family)), sorted(present))
+    relatives = np.flatnonzero(np.isin(family, family[sorted(present)]))
+    relatives = np.intersect1d(relatives, absent)
+    if len(relatives) > 12:
+        relatives = rng.choice(relatives, 12, replace=False)
+    others = rng.choice(absent, min(extra, len(absent)), replace=False)
+    return sorted({int(c) for c in (*relatives, *others)})
