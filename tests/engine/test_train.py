@@ -1,0 +1,112 @@
+"""The whole path on a tiny dataset: train, resume, stage 2, evaluate."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+
+from balms_det.data.icons import generate_icons
+from balms_det.engine import LongTailTrainer, load_cfg, load_weights
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def icons(tmp_path_factory):
+    root = tmp_path_factory.mktemp("icons")
+    generate_icons(root, num_classes=6, num_train=24, num_val=4, image_size=96, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def make_cfg(icons):
+    def make(config, out, *opts):
+        files = [[f"{icons.name}_{s}", f"{icons}/icons_lt_{s}.json", f"{icons}"] for s in SPLITS]
+        names = [row[0] for row in files]
+        options = ["DATASETS.FILES", repr(files), "DATASETS.TRAIN", repr((names[0],))]
+        options += ["DATASETS.TEST", repr((names[1],)), "OUTPUT_DIR", str(out), *SMALL, *opts]
+        return load_cfg(str(CONFIGS / config), options)
+
+    return make
+
+
+SPLITS = ("train", "val")
+SMALL = """INPUT.MIN_SIZE_TRAIN (96,) INPUT.MIN_SIZE_TEST 96 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 4
+    DATALOADER.NUM_WORKERS 0 SOLVER.WARMUP_ITERS 1 SEED 3 TEST.DETECTIONS_PER_IMAGE 20
+    SOLVER.CHECKPOINT_PERIOD 2 MODEL.RPN.POST_NMS_TOPK_TEST 20""".split()
+
+
+def train(cfg, resume=False):
+    Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    trainer = LongTailTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def stage1(make_cfg, tmp_path_factory):
+    return train(make_cfg("stage1.yaml", tmp_path_factory.mktemp("run") / "stage1"))
+
+
+def weights_of(trainer):
+    return f"{trainer.cfg.OUTPUT_DIR}/model_final.pth"
+
+
+def test_stage_1_trains_and_is_evaluated_by_frequency(stage1):
+    results = json.loads(Path(stage1.cfg.OUTPUT_DIR, "results.json").read_text())
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"} <= set(results["segm"])
+    assert stage1.cfg.MODEL.ROI_HEADS.NUM_CLASSES == 6
+
+
+def test_training_resumes_where_it_stopped(make_cfg, tmp_path):
+    train(make_cfg("stage1.yaml", tmp_path, "SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()"))
+    trainer = train(make_cfg("stage1.yaml", tmp_path, "DATASETS.TEST", "()"), resume=True)
+    assert (trainer.start_iter, trainer.iter) == (2, 4)
+
+
+@pytest.mark.parametrize("loss", ["BalancedSoftmaxLoss", "BalancedSigmoidLoss"])
+def test_stage_2_moves_the_classifier_alone(make_cfg, stage1, tmp_path, loss):
+    cfg = make_cfg(
+        "stage2_softmax.yaml",
+        tmp_path,
+        *("MODEL.WEIGHTS", weights_of(stage1), "MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME", loss),
+        *("DATASETS.TEST", "()"),
+    )
+    trainer = train(cfg)
+    before = stage1.model.state_dict()
+    moved = [
+        name
+        for name, value in trainer.model.state_dict().items()
+        if name not in before or before[name].shape != value.shape or (before[name] != value).any()
+    ]
+    prefix = "roi_heads.box_predictor.cls_score"
+    assert moved == [f"{prefix}.weight", f"{prefix}.bias"]
+
+
+def test_a_trained_model_is_evaluated_again_to_the_same_figures(make_cfg, stage1, tmp_path):
+    cfg = make_cfg("stage1.yaml", tmp_path, "MODEL.WEIGHTS", weights_of(stage1))
+    model = LongTailTrainer.build_model(cfg)
+    load_weights(cfg, model)
+    again = LongTailTrainer.test(cfg, model)
+    assert again["bbox"] == pytest.approx(stage1._last_eval_results["bbox"], nan_ok=True)
+
+
+def test_stage_2_without_weights_is_an_error(make_cfg, tmp_path):
+    cfg = make_cfg("stage2_softmax.yaml", tmp_path, "MODEL.WEIGHTS", "")
+    with pytest.raises(ValueError, match="stage 1 checkpoint"):
+        load_weights(cfg, torch.nn.Identity())
+
+
+def test_missing_weights_are_named(make_cfg, tmp_path):
+    cfg = make_cfg("stage1.yaml", tmp_path, "MODEL.WEIGHTS", "output/no_such.pth")
+    with pytest.raises(FileNotFoundError, match=r"no_such\.pth"):
+        load_weights(cfg, torch.nn.Identity())
+
+
+def test_detectron2s_command_line_is_understood():
+    args = default_argument_parser().parse_args(["--config-file", "a.yaml", "--eval-only", "A", "1"])
+    assert args.eval_only and args.opts == ["A", "1"]

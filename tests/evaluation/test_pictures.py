@@ -1,0 +1,42 @@
+"""The sheet of predictions beside ground truth."""
+
+import json
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_api
+
+from balms_det.evaluation.pictures import CELL, COLOURS, HEADER, draw_comparison
+
+
+def test_masks_appear_where_they_belong_in_the_colour_of_their_group(tmp_path):
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (40, 40), "black").save(tmp_path / "val" / "1.png")
+    data = {
+        "images": [{"id": 1, "width": 40, "height": 40, "coco_url": "http://x/val/1.png"}],
+        "categories": [{"id": 1, "name": "owl", "frequency": "r"}],
+        "annotations": [
+            {
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [20, 20, 16, 16],
+                "segmentation": [[20, 20, 36, 20, 36, 36, 20, 36]],
+            }
+        ],
+    }
+    (tmp_path / "gt.json").write_text(json.dumps(data))
+    rle = mask_api.encode(np.asfortranarray(np.ones((40, 40), np.uint8)))
+    rle["counts"] = rle["counts"].decode()
+    detection = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 40], "segmentation": rle}
+    results = [{**detection, "score": 0.1}]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    target = tmp_path / "sheet.png"
+    draw_comparison(
+        tmp_path / "gt.json", tmp_path, {"weak": tmp_path / "results.json"}, target, num_images=1
+    )
+    sheet = np.asarray(Image.open(target)).astype(int)
+    assert sheet.shape == (HEADER + CELL, 2 * CELL, 3)
+    inside = sheet[HEADER + round(CELL * 0.7), round(CELL * 0.7)]
+    np.testing.assert_allclose(inside, 0.45 * np.array(COLOURS["r"]), atol=3)
+    weak = sheet[HEADER + round(CELL * 0.7), CELL + round(CELL * 0.7)]
+    np.testing.assert_allclose(weak, 0, atol=3)  # below min_score: not drawn
