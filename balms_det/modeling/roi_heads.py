@@ -15,6 +15,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
 from torch import nn
 
 from balms_det.modeling.box_predictor import BoxPredictor, reject_second_loss_in
@@ -35,6 +36,12 @@ class LongTailBoxMixin:
             arguments["box_predictor"] = _replace(cfg, *stage)
         return arguments
 
+    def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
+        # In stage 2 neither the mask head nor what it reads can learn: its loss is not computed.
+        if self.training and self.mask_on and not _learns(self.mask_head, features):
+            return {}
+        return super()._forward_mask(features, instances)
+
 
 @ROI_HEADS_REGISTRY.register()
 class LongTailROIHeads(LongTailBoxMixin, StandardROIHeads):
@@ -44,6 +51,11 @@ class LongTailROIHeads(LongTailBoxMixin, StandardROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class LongTailCascadeROIHeads(LongTailBoxMixin, CascadeROIHeads):
     """``CascadeROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``, one a stage."""
+
+
+def _learns(head: nn.Module, features: dict[str, torch.Tensor]) -> bool:
+    trained = any(parameter.requires_grad for parameter in head.parameters())
+    return trained or any(feature.requires_grad for feature in features.values())
 
 
 def _replace(cfg: CfgNode, box_head: nn.Module, predictor: FastRCNNOutputLayers) -> BoxPredictor:
