@@ -45,7 +45,7 @@ class RepeatFactorDatasetMapper(DatasetMapper):
     def _check_copy_paste(self) -> None:
         if self.use_instance_mask and self.instance_mask_format != "bitmask":
             raise ValueError(
-                "INPUT.COPY_PASTE.ENABLED needs INPUT.MASK_FORMAT: bitmask, because a partly covered "
+                "INPUT.COPY_PASTE.ENABLED needs INPUT.MASK_FORMAT: bitmask: a partly covered "
                 f"instance is no polygon; it is {self.instance_mask_format!r}."
             )
         if self.use_keypoint:
