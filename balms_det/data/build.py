@@ -16,8 +16,9 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from torch.utils.data import Dataset
 
 from balms_det.data.class_stats import ClassStats, build_class_stats
-from balms_det.data.copy_paste import CopyPaste, InstancePool
+from balms_det.data.copy_paste import CopyPaste
 from balms_det.data.draws import DrawAwareDataset
+from balms_det.data.instance_pool import InstancePool
 from balms_det.data.mapper import RepeatFactorDatasetMapper
 from balms_det.data.samplers import (
     SAMPLER_REGISTRY,
@@ -47,7 +48,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None):
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     records = DatasetFromList(dataset, copy=False)
     if mapper is None:
-        mapper = build_mapper(cfg, records)
+        mapper = build_mapper(cfg, dataset, storage=records)
     if name not in SAMPLER_REGISTRY:
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return build_detection_train_loader(
@@ -84,29 +85,36 @@ def load_train_dicts(cfg: CfgNode):
 
 
 def build_mapper(
-    cfg: CfgNode, records: Sequence[dict], class_stats: ClassStats | None = None
+    cfg: CfgNode,
+    dataset_dicts: Sequence[dict],
+    *,
+    storage: Dataset | None = None,
+    class_stats: ClassStats | None = None,
 ) -> RepeatFactorDatasetMapper:
-    """The training mapper, with copy-paste out of ``records`` if the config turns it on."""
+    """The training mapper, with copy-paste out of these dataset dicts if the config turns it on.
+
+    ``storage`` is :class:`InstancePool`'s; ``class_stats`` default to ``build_class_stats(cfg)``.
+    """
     copy_paste = None
     if cfg.INPUT.COPY_PASTE.ENABLED:
-        copy_paste = build_copy_paste(cfg, records, class_stats or build_class_stats(cfg))
+        class_stats = class_stats or build_class_stats(cfg)
+        classes = _classes_to_paste(cfg, class_stats)
+        pool = InstancePool(dataset_dicts, classes, storage)
+        logger.info(f"Copy-paste draws from {len(pool)} instances")
+        copy_paste = build_copy_paste(cfg, pool)
     return RepeatFactorDatasetMapper(cfg, is_train=True, copy_paste=copy_paste)
 
 
-def build_copy_paste(cfg: CfgNode, records: Sequence[dict], class_stats: ClassStats) -> CopyPaste:
-    """Copy-paste of the classes in ``INPUT.COPY_PASTE.GROUPS``.
+def _classes_to_paste(cfg: CfgNode, class_stats: ClassStats) -> list[int]:
+    groups = cfg.INPUT.COPY_PASTE.GROUPS
+    if not groups or not set(groups) <= {"r", "c", "f"}:
+        raise ValueError(f'INPUT.COPY_PASTE.GROUPS must list some of "r", "c", "f", got {groups}.')
+    return [c for c, group in enumerate(class_stats.frequency_groups()) if group in groups]
 
-    Raises:
-        ValueError: a group that is none, or groups without an instance to paste.
-    """
+
+def build_copy_paste(cfg: CfgNode, pool: InstancePool) -> CopyPaste:
+    """Copy-paste out of ``pool``, as ``INPUT.COPY_PASTE`` says."""
     node = cfg.INPUT.COPY_PASTE
-    if not node.GROUPS or not set(node.GROUPS) <= {"r", "c", "f"}:
-        raise ValueError(
-            f'INPUT.COPY_PASTE.GROUPS must list some of "r", "c", "f", got {node.GROUPS}.'
-        )
-    groups = class_stats.frequency_groups()
-    pool = InstancePool(records, [c for c, group in enumerate(groups) if group in node.GROUPS])
-    logger.info(f"Copy-paste draws from {len(pool)} instances of the groups {node.GROUPS}")
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
     return CopyPaste(

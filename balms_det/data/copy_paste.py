@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 from fvcore.transforms.transform import Transform
 
 from balms_det.data.image_errors import image_errors_name
+from balms_det.data.instance_pool import InstancePool
 from balms_det.data.masks import (
     mask_to_box,
     mask_to_rle,
@@ -26,47 +27,6 @@ from balms_det.data.masks import (
 
 # A pasted instance is not resized to less than this side, in pixels.
 MIN_SIDE = 2
-
-
-class InstancePool:
-    """Where the instances of the chosen classes are: (I,) arrays of record and annotation numbers.
-
-    Args:
-        records: the training set; kept, and read again when an instance is drawn.
-        classes: contiguous ids of the classes to draw from.
-
-    Raises:
-        ValueError: no class has an instance with a mask.
-    """
-
-    def __init__(self, records: Sequence[dict], classes: Sequence[int]):
-        self.records = records
-        wanted = set(classes)
-        found = [
-            (annotation["category_id"], r, a)
-            for r in range(len(records))
-            for a, annotation in enumerate(records[r].get("annotations") or ())
-            if annotation["category_id"] in wanted
-            and annotation.get("segmentation")
-            and not annotation.get("iscrowd", 0)
-        ]
-        if not found:
-            raise ValueError(
-                "INPUT.COPY_PASTE found no instance to paste: none of the classes in the frequency "
-                "groups of INPUT.COPY_PASTE.GROUPS has an instance with a mask. Choose others."
-            )
-        category, self._record, self._annotation = np.array(sorted(found), dtype=np.int64).T
-        _, self._start, self._count = np.unique(category, return_index=True, return_counts=True)
-
-    def __len__(self) -> int:
-        return len(self._record)
-
-    def draw(self) -> tuple[dict, dict]:
-        """A record and one of its annotations: first a class, evenly, then one of its instances."""
-        one = np.random.randint(len(self._start))
-        i = self._start[one] + np.random.randint(self._count[one])
-        record = self.records[int(self._record[i])]
-        return record, record["annotations"][int(self._annotation[i])]
 
 
 @dataclass(frozen=True)
