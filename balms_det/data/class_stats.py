@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 
 from balms_det.data.annotation_file import AnnotationSummary
 from balms_det.data.count_sources import dataset_summary, dicts_summary
+from balms_det.data.repeat_factors import class_repeat_factors, instance_aware_frequency
 from balms_det.data.stats_checks import as_counts, check_same_classes, check_stats
 from balms_det.data.summary_cache import annotation_summary
 
@@ -101,15 +102,10 @@ class ClassStats:
         IRFS (arXiv 2305.08069) takes ``sqrt(image frequency * instance frequency)``. A class that
         is in no image gets 1: there is nothing to repeat.
         """
-        if thresh < 0:
-            raise ValueError(f"The repeat threshold must not be negative, got {thresh}.")
         frequency = self.image_frequency
         if instance_aware:
-            frequency = np.sqrt(frequency * self.instance_frequency)
-        factors = np.ones(self.num_classes)
-        present = frequency > 0
-        factors[present] = np.maximum(1.0, np.sqrt(thresh / frequency[present]))
-        return factors
+            frequency = instance_aware_frequency(frequency, self.instance_frequency)
+        return class_repeat_factors(frequency, thresh)
 
     @classmethod
     def from_dicts(

@@ -74,7 +74,8 @@ class PasteTransform(Transform):
 class CopyPaste:
     """Chooses instances to paste into a record and updates the record's annotations.
 
-    Randomness comes from numpy's global generator, which the loader seeds in every worker.
+    Randomness comes from numpy's global generator, which the loader seeds per worker. A map for
+    semantic segmentation (``sem_seg_file_name``) is not changed.
 
     Args:
         pool: the instances to draw from.

@@ -8,6 +8,8 @@ dataset dict, where the mapper finds it.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from detectron2.data.common import MapDataset
@@ -47,9 +49,13 @@ def count_repeats(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class RepeatAwareSampler(RepeatFactorTrainingSampler):
     """Detectron2's repeat-factor sampler, index for index, that yields :class:`DrawIndex`.
 
-    Endless, seeded, and sliced by rank as the original; only the construction of an epoch is
-    vectorised, because every loader worker runs it once per image of its batch.
+    Endless, seeded, and sliced by rank as the original. Only the making of an epoch is vectorised
+    and shared, because every loader worker runs the sampler once per image of its batch.
     """
+
+    def __init__(self, repeat_factors: torch.Tensor, *, shuffle: bool = True, seed=None):
+        super().__init__(repeat_factors, shuffle=shuffle, seed=seed)
+        self._epochs: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
 
     def _get_epoch_indices(self, generator: torch.Generator) -> torch.Tensor:
         uniforms = torch.rand(len(self._frac_part), generator=generator)
@@ -61,15 +67,31 @@ class RepeatAwareSampler(RepeatFactorTrainingSampler):
         return torch.repeat_interleave(torch.arange(len(draws)), draws)
 
     def _infinite_indices(self):
-        generator = torch.Generator()
-        generator.manual_seed(self._seed)
-        while True:
+        state = None
+        for number in itertools.count():
+            draws, state = self._epoch(number, state)
+            for index, repeat, num_repeats in zip(*draws):
+                yield DrawIndex(index, repeat=int(repeat), num_repeats=int(num_repeats))
+
+    def _epoch(self, number: int, state: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor]:
+        """(3, M) int32 draws (index, repeat, num_repeats) and the generator's state after them.
+
+        A loader worker reads as many streams of the sampler as there are images in a batch, about
+        in step: they share the last two epochs.
+        """
+        if number not in self._epochs:
+            generator = torch.Generator()
+            generator.manual_seed(self._seed)
+            if state is not None:
+                generator.set_state(state)
             indices = self._get_epoch_indices(generator)
             if self._shuffle:
                 indices = indices[torch.randperm(len(indices), generator=generator)]
-            indices = indices.numpy()
-            for index, repeat, num_repeats in zip(indices, *count_repeats(indices)):
-                yield DrawIndex(index, repeat=int(repeat), num_repeats=int(num_repeats))
+            draws = np.stack([indices, *count_repeats(indices.numpy())]).astype(np.int32)
+            self._epochs = dict(
+                [*self._epochs.items(), (number, (draws, generator.get_state()))][-2:]
+            )
+        return self._epochs[number]
 
 
 class DrawAwareDataset(MapDataset):

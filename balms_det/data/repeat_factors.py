@@ -15,7 +15,7 @@ from operator import itemgetter
 import numpy as np
 
 
-def repeat_factors(frequency, thresh: float, sqrt: bool = True) -> np.ndarray:
+def class_repeat_factors(frequency, thresh: float, sqrt: bool = True) -> np.ndarray:
     """Factor of every class, ``max(1, sqrt(t / f))`` (LVIS, arXiv 1908.03195 v2, appendix B.2).
 
     Args:
@@ -30,7 +30,9 @@ def repeat_factors(frequency, thresh: float, sqrt: bool = True) -> np.ndarray:
         ValueError: ``thresh`` is negative.
     """
     if thresh < 0:
-        raise ValueError(f"DATALOADER.REPEAT_THRESHOLD must be 0 or more, got {thresh}.")
+        raise ValueError(
+            f"The repeat threshold (DATALOADER.REPEAT_THRESHOLD) must not be negative, got {thresh}."
+        )
     frequency = np.asarray(frequency, dtype=np.float64)
     ratio = np.divide(thresh, frequency, out=np.ones_like(frequency), where=frequency > 0)
     return np.maximum(1.0, np.sqrt(ratio) if sqrt else ratio)
@@ -71,7 +73,9 @@ class CategoryIncidence:
             )
         num_classes = int(category.max()) + 1 if category.size else 0
         pairs = np.repeat(np.arange(len(lengths)), lengths) * max(num_classes, 1) + category
-        pair_image, pair_category = np.divmod(np.unique(pairs), max(num_classes, 1))
+        pairs.sort()  # np.unique hashes first, which takes several times as long here
+        pairs = pairs[np.diff(pairs, prepend=-1) != 0]
+        pair_image, pair_category = np.divmod(pairs, max(num_classes, 1))
         return cls(
             num_images=len(lengths),
             pair_image=pair_image,

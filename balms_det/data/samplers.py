@@ -16,11 +16,12 @@ from detectron2.data import samplers as d2_samplers
 from detectron2.utils.registry import Registry
 from torch.utils.data import Sampler
 
+from balms_det.data.class_stats import COMMON_MAX, RARE_MAX
 from balms_det.data.draws import RepeatAwareSampler
 from balms_det.data.repeat_factors import (
     CategoryIncidence,
+    class_repeat_factors,
     instance_aware_frequency,
-    repeat_factors,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ DETECTRON2_SAMPLERS = (
     "WeightedTrainingSampler",
 )
 
-# Rare, common, frequent: the most training images a class of the group has (LVIS).
-GROUP_LIMITS = {"rare": 10, "common": 100, "frequent": np.inf}
+# The most training images that a class of the group has.
+GROUP_LIMITS = {"rare": RARE_MAX, "common": COMMON_MAX, "frequent": np.inf}
 
 
 def _seed(cfg: CfgNode) -> int | None:
@@ -92,7 +93,7 @@ class RepeatFactorTrainingSampler(RepeatAwareSampler):
 
     def category_factors(self, incidence: CategoryIncidence) -> np.ndarray:
         """(C,) factor of every class."""
-        return repeat_factors(incidence.image_frequency, self.repeat_thresh, self.repeat_sqrt)
+        return class_repeat_factors(incidence.image_frequency, self.repeat_thresh, self.repeat_sqrt)
 
     def image_factors(self, incidence: CategoryIncidence) -> np.ndarray:
         """(N,) factor of every image."""
@@ -111,7 +112,7 @@ class InstanceAwareRepeatFactorTrainingSampler(RepeatFactorTrainingSampler):
         frequency = instance_aware_frequency(
             incidence.image_frequency, incidence.instance_frequency
         )
-        return repeat_factors(frequency, self.repeat_thresh, self.repeat_sqrt)
+        return class_repeat_factors(frequency, self.repeat_thresh, self.repeat_sqrt)
 
 
 @SAMPLER_REGISTRY.register()

@@ -14,7 +14,7 @@ from detectron2.data import samplers as d2_samplers
 
 from balms_det import add_balms_config
 from balms_det.data.draws import DrawAwareDataset, DrawIndex, count_repeats
-from balms_det.data.repeat_factors import CategoryIncidence, repeat_factors
+from balms_det.data.repeat_factors import CategoryIncidence, class_repeat_factors
 from balms_det.data.samplers import (
     SAMPLER_REGISTRY,
     ClassBalancedTrainingSampler,
@@ -106,6 +106,22 @@ def test_rfs_is_detectron2s_sampler_index_for_index(shuffle):
     assert list(itertools.islice(ours, 1500)) == list(itertools.islice(theirs, 1500))
 
 
+@pytest.mark.parametrize("num_images", [3, 200])
+def test_streams_of_one_sampler_do_not_disturb_each_other(num_images):
+    """A loader worker reads several at once, not quite in step."""
+    incidence = CategoryIncidence.from_dicts(random_dicts(num_images))
+    sampler = RepeatFactorTrainingSampler(incidence, repeat_thresh=0.2, seed=5)
+    alone = list(itertools.islice(sampler, 700))
+    ahead, behind = iter(sampler), iter(sampler)
+    first = list(itertools.islice(ahead, 500))
+    second = list(itertools.islice(behind, 300))
+    first += itertools.islice(ahead, 200)
+    second += itertools.islice(behind, 400)
+    assert first == second == alone
+    assert [draw.repeat for draw in first] == [draw.repeat for draw in alone]
+    assert len(sampler._epochs) <= 2
+
+
 def test_ranks_slice_one_stream(monkeypatch):
     incidence = CategoryIncidence.from_dicts(random_dicts())
     whole = RepeatFactorTrainingSampler(incidence, repeat_thresh=0.2, seed=5)
@@ -180,9 +196,9 @@ def test_long_class_balanced_epoch_keeps_the_ratios(monkeypatch):
 
 
 def test_zero_frequency_is_finite():
-    assert repeat_factors([0.0, 0.25], thresh=1.0).tolist() == [1.0, 2.0]
+    assert class_repeat_factors([0.0, 0.25], thresh=1.0).tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match="REPEAT_THRESHOLD"):
-        repeat_factors([0.1], thresh=-1)
+        class_repeat_factors([0.1], thresh=-1)
 
 
 def test_unknown_name_lists_the_known():
