@@ -30,12 +30,15 @@ from balms_det.data.samplers import (
 logger = logging.getLogger(__name__)
 
 
-def build_train_loader(cfg: CfgNode, mapper: Callable | None = None):
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable | None = None, class_stats: ClassStats | None = None
+):
     """Endless loader of training batches; each is a list of mapped dataset dicts.
 
     ``DATALOADER.SAMPLER_TRAIN`` names a sampler of ``SAMPLER_REGISTRY``, or one of Detectron2's
     own others, which Detectron2 then builds. The default mapper is
-    :class:`RepeatFactorDatasetMapper`, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``.
+    :class:`RepeatFactorDatasetMapper`, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``. The class
+    statistics, by default ``build_class_stats(cfg)``, say which classes are rare.
 
     Raises:
         KeyError: an unknown sampler name.
@@ -47,14 +50,15 @@ def build_train_loader(cfg: CfgNode, mapper: Callable | None = None):
     if isinstance(dataset, Dataset):
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     records = DatasetFromList(dataset, copy=False)
+    class_stats = class_stats or build_class_stats(cfg)
     if mapper is None:
-        mapper = build_mapper(cfg, dataset, storage=records)
+        mapper = build_mapper(cfg, dataset, class_stats, storage=records)
     if name not in SAMPLER_REGISTRY:
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     return build_detection_train_loader(
         DrawAwareDataset(records, mapper),
         mapper=None,
-        sampler=build_sampler(cfg, dataset),
+        sampler=build_sampler(cfg, dataset, class_stats),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -87,17 +91,16 @@ def load_train_dicts(cfg: CfgNode):
 def build_mapper(
     cfg: CfgNode,
     dataset_dicts: Sequence[dict],
+    class_stats: ClassStats,
     *,
     storage: Dataset | None = None,
-    class_stats: ClassStats | None = None,
 ) -> RepeatFactorDatasetMapper:
     """The training mapper, with copy-paste out of these dataset dicts if the config turns it on.
 
-    ``storage`` is :class:`InstancePool`'s; ``class_stats`` default to ``build_class_stats(cfg)``.
+    ``class_stats`` say which classes are scarce; ``storage`` is :class:`InstancePool`'s.
     """
     copy_paste = None
     if cfg.INPUT.COPY_PASTE.ENABLED:
-        class_stats = class_stats or build_class_stats(cfg)
         classes = _classes_to_paste(cfg, class_stats)
         pool = InstancePool(dataset_dicts, classes, storage)
         logger.info(f"Copy-paste draws from {len(pool)} instances")

@@ -31,7 +31,7 @@ def class_repeat_factors(frequency, thresh: float, sqrt: bool = True) -> np.ndar
     """
     if thresh < 0:
         raise ValueError(
-            f"The repeat threshold (DATALOADER.REPEAT_THRESHOLD) must not be negative, got {thresh}."
+            f"The repeat threshold, DATALOADER.REPEAT_THRESHOLD, must not be negative: {thresh}."
         )
     frequency = np.asarray(frequency, dtype=np.float64)
     ratio = np.divide(thresh, frequency, out=np.ones_like(frequency), where=frequency > 0)

@@ -16,8 +16,9 @@ from detectron2.data import samplers as d2_samplers
 from detectron2.utils.registry import Registry
 from torch.utils.data import Sampler
 
-from balms_det.data.class_stats import COMMON_MAX, RARE_MAX
+from balms_det.data.class_stats import ClassStats
 from balms_det.data.draws import RepeatAwareSampler
+from balms_det.data.factor_table import factor_table
 from balms_det.data.repeat_factors import (
     CategoryIncidence,
     class_repeat_factors,
@@ -35,9 +36,6 @@ DETECTRON2_SAMPLERS = (
     "WeightedCategoryTrainingSampler",
     "WeightedTrainingSampler",
 )
-
-# The most training images that a class of the group has.
-GROUP_LIMITS = {"rare": RARE_MAX, "common": COMMON_MAX, "frequent": np.inf}
 
 
 def _seed(cfg: CfgNode) -> int | None:
@@ -159,12 +157,18 @@ def check_annotated(dataset_dicts: Sequence[dict]) -> None:
         )
 
 
-def build_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler:
+def build_sampler(
+    cfg: CfgNode, dataset_dicts: Sequence[dict], class_stats: ClassStats | None = None
+) -> Sampler:
     """The sampler of ours that ``DATALOADER.SAMPLER_TRAIN`` names, over these dataset dicts.
+
+    The factors come from the dicts alone; ``class_stats``, which default to the dicts' own, say
+    which class is rare, common or frequent in the table that is logged.
 
     Raises:
         KeyError: it is no entry of ``SAMPLER_REGISTRY``.
-        ValueError: there is no annotation in the whole dataset.
+        ValueError: there is no annotation in the whole dataset, or a class that is not in
+            ``class_stats``.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     check_sampler_name(name)
@@ -172,27 +176,16 @@ def build_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict]) -> Sampler:
     incidence = CategoryIncidence.from_dicts(dataset_dicts)
     sampler = SAMPLER_REGISTRY.get(name)(cfg, incidence)
     if isinstance(sampler, RepeatFactorTrainingSampler):
-        logger.info(f"{name}:\n{describe_factors(sampler, incidence)}")
+        if class_stats is None:
+            counts = incidence.image_count, incidence.instance_count, incidence.num_images
+            class_stats = ClassStats(*counts)
+        draws = sampler.epoch_factors()
+        groups = class_stats.frequency_groups()
+        table = factor_table(incidence, groups, sampler.repeat_factors.numpy(), draws.numpy())
+        logger.info(f"{name}:\n{table}")
         if sampler.repeat_factors.max() <= 1:
             logger.warning(
                 f"{name} repeats nothing: every factor is 1. "
                 f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}."
             )
     return sampler
-
-
-def describe_factors(sampler: RepeatFactorTrainingSampler, incidence: CategoryIncidence) -> str:
-    """A table of factors and draws, with every image in the frequency group of its rarest class."""
-    factors, draws = sampler.repeat_factors.double().numpy(), sampler.epoch_factors().double()
-    # The count of an image's rarest class: the largest of the negated counts. -1 without a class.
-    rarest = -incidence.max_over_categories(-incidence.image_count, empty=1)
-    group_of = np.searchsorted([0, *GROUP_LIMITS.values()], rarest)
-    lines = [f"{'rarest class is':<16}{'images':>9}   factor min / mean / max   draws an epoch"]
-    for group, name in enumerate(["none", *GROUP_LIMITS]):
-        members = group_of == group
-        if members.any():
-            part = factors[members]
-            spread = f"{part.min():.2f} / {part.mean():.2f} / {part.max():.2f}"
-            lines.append(f"{name:<16}{len(part):>9}   {spread:<26}{draws[members].sum():.0f}")
-    lines.append(f"{'all':<16}{len(factors):>9}   {'':<26}{draws.sum():.0f}")
-    return "\n".join(lines)

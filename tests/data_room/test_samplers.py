@@ -13,7 +13,9 @@ from detectron2.config import get_cfg
 from detectron2.data import samplers as d2_samplers
 
 from balms_det import add_balms_config
+from balms_det.data.class_stats import ClassStats
 from balms_det.data.draws import DrawAwareDataset, DrawIndex, count_repeats
+from balms_det.data.factor_table import factor_table
 from balms_det.data.repeat_factors import CategoryIncidence, class_repeat_factors
 from balms_det.data.samplers import (
     SAMPLER_REGISTRY,
@@ -21,7 +23,6 @@ from balms_det.data.samplers import (
     InstanceAwareRepeatFactorTrainingSampler,
     RepeatFactorTrainingSampler,
     build_sampler,
-    describe_factors,
 )
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -220,8 +221,9 @@ def test_factors_are_logged_by_group(caplog):
     records = [*dicts([[0]] * 120 + [[0, 1]] * 30 + [[0, 2]] * 4), {"file_name": "bare.jpg"}]
     with caplog.at_level("INFO"):
         sampler = build_sampler(config("RepeatFactorTrainingSampler", thresh=0.5), records)
-    table = describe_factors(sampler, CategoryIncidence.from_dicts(records))
-    assert table in caplog.text
+    incidence = CategoryIncidence.from_dicts(records)
+    table = factor_table(incidence, "fcr", sampler.repeat_factors.numpy(), np.ones(155))
+    assert table.splitlines()[1].rsplit(maxsplit=1)[0] in caplog.text
     rows = {line.split()[0]: line.split() for line in table.splitlines()[1:]}
     assert {name: int(row[1]) for name, row in rows.items()} == {
         "none": 1, "rare": 4, "common": 30, "frequent": 120, "all": 155,
@@ -232,3 +234,18 @@ def test_factors_are_logged_by_group(caplog):
 def test_threshold_zero_warns(caplog):
     build_sampler(config("RepeatFactorTrainingSampler", thresh=0.0), dicts([[0], [0, 1]]))
     assert "repeats nothing" in caplog.text
+
+
+def test_groups_of_the_class_statistics_win(caplog):
+    """A small part of LVIS keeps LVIS's own groups."""
+    records = dicts([[0]] * 3 + [[0, 1]] * 2)
+    own_groups = ClassStats(np.array([5, 2]), np.array([5, 2]), 5, frequency="fc")
+    with caplog.at_level("INFO"):
+        build_sampler(config("RepeatFactorTrainingSampler"), records, own_groups)
+    assert "frequent                3" in caplog.text and "common                  2" in caplog.text
+
+
+def test_class_that_the_statistics_do_not_know():
+    one_class = ClassStats(np.array([5]), np.array([5]), 5)
+    with pytest.raises(ValueError, match="class id 1, but the class statistics know 1 class"):
+        build_sampler(config("RepeatFactorTrainingSampler"), dicts([[0], [1]]), one_class)
