@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from balms_det.data.icons import background, plan
+from balms_det.data.icons.folder import SPLITS
 from balms_det.data.icons.polygons import mask_to_polygons
 from balms_det.data.icons.scene import Scene, compose
 from balms_det.data.icons.style import SceneStyle
 from balms_det.data.icons.writer import write_atomic
-
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
