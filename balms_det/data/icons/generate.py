@@ -77,13 +77,14 @@ def _generate(
     workers: int | None,
     progress: Progress | None,
 ) -> dict:
-    classes = build_catalog(parameters["num_classes"], font.glyph_codes())
+    catalog = build_catalog(parameters["num_classes"], font.glyph_codes())
     # Ids in order of name, as in LVIS: an id then says nothing about family or frequency.
-    classes.sort(key=lambda icon: icon.name)
+    classes = sorted(catalog, key=lambda icon: icon.name)
+    by_frequency = [classes.index(icon) for icon in frequency_order(catalog)]
     folder.clear(root)
     families = sorted({icon.family for icon in classes})
     records = {}
-    for split, images in _plan(classes, parameters).items():
+    for split, images in _plan(by_frequency, parameters).items():
         spec = SplitSpec(
             root=root,
             split=split,
@@ -102,16 +103,14 @@ def _generate(
     return _write_jsons(root, parameters, classes, records)
 
 
-def _plan(classes: list[IconClass], parameters: dict) -> dict[str, list[list[int]]]:
-    """Split -> for each image, the class indices of its instances."""
-    index = {icon.name: i for i, icon in enumerate(classes)}
-    order = [index[icon.name] for icon in frequency_order(classes)]
+def _plan(order: list[int], parameters: dict) -> dict[str, list[list[int]]]:
+    """Split -> for each image, the class indices of its instances; `order`: most frequent first."""
     planned = {}
     for i, (split, image_counts) in enumerate((("train", plan.long_tail), ("val", plan.balanced))):
         num_images = parameters[f"num_{split}"]
         # Four numbers seed a plan, three an image: the two never share a stream.
         rng = np.random.default_rng([parameters["seed"], i, 0, 1])
-        images = plan.assign_classes(image_counts(len(classes), num_images), num_images, rng)
+        images = plan.assign_classes(image_counts(len(order), num_images), num_images, rng)
         planned[split] = [[order[rank] for rank in ranks] for ranks in images]
     return planned
 

@@ -58,8 +58,8 @@ def _ids(class_indices) -> list[int]:
 def render_image(spec: SplitSpec, index: int, classes: list[int]) -> dict:
     """Draw and write image `index` of a split; return `{"image": ..., "annotations": [...]}`.
 
-    The random numbers depend on seed, split and index alone, so that neither the number of
-    images nor that of processes changes a picture.
+    The random numbers depend on seed, split and index alone, so that the number of processes
+    changes no picture.
     """
     rng = np.random.default_rng([spec.seed, SPLITS.index(spec.split), index])
     scene = compose(classes, spec.glyphs, spec.image_size, spec.style, rng)
