@@ -86,8 +86,8 @@ def draw_sprite(
     # Light comes before colour: colours then say nothing about how the icon is lit.
     light = surfaces.ramp(height, width, style.lighting, rng)[..., None]
     front = surfaces.surface(height, width, ink_color, style.texture, rng)
-    rgb = surfaces.surface(height, width, fill_color, style.texture / 2, rng)
-    rgb += ink[..., None] * (front - rgb)
+    fill = surfaces.surface(height, width, fill_color, style.texture / 2, rng)
+    rgb = fill + ink[..., None] * (front - fill)
     alpha = body
     if rng.random() < style.outline:
         rim_color = surfaces.contrasting_color(ink_color, style.contrast, rng).astype(np.float32)

@@ -20,8 +20,8 @@ _TTF = "fonts/materialdesignicons-webfont.ttf"
 
 GLYPH_PX = 144
 MARGIN_PX = 10
-_GAP_PX = 7  # gaps of an icon narrower than this belong to its body
-_RIM_PX = 9
+_GAP_PX = 3  # gaps of an icon narrower than twice this belong to its body
+_RIM_PX = 4
 _MIP_PX = (144, 104, 72, 52, 36, 26)
 
 
@@ -93,15 +93,25 @@ def _fill_holes(solid: np.ndarray) -> np.ndarray:
     return ~outside
 
 
-@functools.lru_cache(maxsize=1024)
+def _grow(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Grey dilation by a square of side `2 * radius + 1`, one axis after the other."""
+    for axis in (0, 1):
+        padded = np.pad(mask, [(radius, radius) if i == axis else (0, 0) for i in (0, 1)])
+        shifts = [padded.take(range(i, i + mask.shape[axis]), axis) for i in range(2 * radius + 1)]
+        mask = np.maximum.reduce(shifts)
+    return mask
+
+
+@functools.lru_cache(maxsize=2048)
 def _glyph_maps(glyph: str) -> Image.Image:
     ink = _draw_ink(glyph)
-    closed = ink.filter(ImageFilter.MaxFilter(_GAP_PX))
-    filled = Image.fromarray(_fill_holes(np.asarray(closed) > 127).astype(np.uint8) * 255)
-    body = np.maximum(np.asarray(filled.filter(ImageFilter.MinFilter(_GAP_PX))), np.asarray(ink))
-    body = Image.fromarray(body).filter(ImageFilter.GaussianBlur(0.8))
-    rim = body.filter(ImageFilter.MaxFilter(_RIM_PX)).filter(ImageFilter.GaussianBlur(0.8))
-    return Image.merge("RGB", (ink, body, rim))
+    pixels = np.asarray(ink)
+    filled = _fill_holes(_grow(pixels, _GAP_PX) > 127)
+    closed = 255 * (~_grow(~filled, _GAP_PX)).astype(np.uint8)
+    smooth = ImageFilter.GaussianBlur(0.8)
+    body = np.maximum(closed, pixels)
+    rim = Image.fromarray(_grow(body, _RIM_PX)).filter(smooth)
+    return Image.merge("RGB", (ink, Image.fromarray(body).filter(smooth), rim))
 
 
 @functools.lru_cache(maxsize=4096)

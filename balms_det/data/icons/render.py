@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from balms_det.data.icons import background, plan
+from balms_det.data.icons.folder import SPLITS
 from balms_det.data.icons.polygons import mask_to_polygons
 from balms_det.data.icons.scene import Scene, compose
 from balms_det.data.icons.style import SceneStyle
 from balms_det.data.icons.writer import write_atomic
-
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def _ids(class_indices) -> list[int]:
 def render_image(spec: SplitSpec, index: int, classes: list[int]) -> dict:
     """Draw and write image `index` of a split; return `{"image": ..., "annotations": [...]}`.
 
-    The random numbers depend on seed, split and index alone, so that neither the number of
-    images nor that of processes changes a picture.
+    The random numbers depend on seed, split and index alone, so that the number of processes
+    changes no picture.
     """
     rng = np.random.default_rng([spec.seed, SPLITS.index(spec.split), index])
     scene = compose(classes, spec.glyphs, spec.image_size, spec.style, rng)

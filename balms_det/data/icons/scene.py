@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageFilter
 
-from balms_det.data.icons import background
+from balms_det.data.icons import background, surfaces
 from balms_det.data.icons.artwork import Sprite, draw_sprite
 from balms_det.data.icons.catalog import DISTRACTORS
 from balms_det.data.icons.style import SceneStyle
@@ -25,7 +25,6 @@ class Item:
 
     class_index: int
     glyph: str
-    required: bool = False
     area: int = 0
     center: tuple[float, float] = (0.0, 0.0)
 
@@ -135,8 +134,6 @@ def _bar(size: int, rng: np.random.Generator) -> Sprite:
     """A plain strip that hides part of what is behind it."""
     long, thin = round(size * rng.uniform(0.3, 0.9)), round(size * rng.uniform(0.02, 0.07))
     shape = (long, max(2, thin)) if rng.random() < 0.5 else (max(2, thin), long)
-    from balms_det.data.icons import surfaces
-
     rgb = surfaces.surface(*shape, surfaces.random_color(rng), 0.3, rng)
     return Sprite(rgb, np.ones(shape, np.float32))
 

@@ -79,14 +79,11 @@ def surface(
     height: int, width: int, color: np.ndarray, texture: float, rng: np.random.Generator
 ) -> np.ndarray:
     """A surface about `color`: plain, a gradient, or (with probability `texture`) textured."""
-    x, y = _grid(height, width)
-    second = np.clip(color + rng.normal(0, 45, 3), 0, 255)
+    color = color.astype(np.float32)
     kind = rng.random()
-    if kind < texture:
-        field = TEXTURES[rng.integers(len(TEXTURES))](x, y, rng)
-    elif kind < texture + (1 - texture) / 2:
-        field = _linear(x, y, rng)
-    else:
-        field = np.zeros((height, width), np.float32)
-    field = np.clip(field, 0, 1)[..., None]
-    return (1 - field) * color.astype(np.float32) + field * second.astype(np.float32)
+    if kind >= texture + (1 - texture) / 2:
+        return np.broadcast_to(color, (height, width, 3))
+    x, y = _grid(height, width)
+    change = np.clip(color + rng.normal(0, 45, 3), 0, 255).astype(np.float32) - color
+    paint = TEXTURES[rng.integers(len(TEXTURES))] if kind < texture else _linear
+    return np.clip(paint(x, y, rng), 0, 1)[..., None] * change + color
