@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.sigmoid import SigmoidFamily, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily
 
@@ -113,7 +114,7 @@ class BalancedSoftmaxLoss(SoftmaxFamily):
         self.register_buffer("offsets", F.pad(offsets, (0, 1), value=shift), persistent=False)
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return self.plain_per_roi(logits + self.offsets.to(logits.dtype), gt_classes)
+        return shifted_cross_entropy(logits, self.offsets.to(logits.dtype), gt_classes)
 
 
 @BOX_LOSS_REGISTRY.register()
