@@ -61,9 +61,7 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
         blocks = (log_prob, grad_logits, -grad.unsqueeze(1), gt_classes.unsqueeze(1))
         for block, out, value, label in zip(*(tensor.split(rows) for tensor in blocks)):
             upstream = sparse[: len(block)].scatter_(1, label, value)
-            torch.ops.aten._log_softmax_backward_data.out(
-                upstream, block, 1, block.dtype, out=out
-            )
+            torch.ops.aten._log_softmax_backward_data.out(upstream, block, 1, block.dtype, out=out)
             upstream.scatter_(1, label, 0.0)
         return grad_logits, None, None
 

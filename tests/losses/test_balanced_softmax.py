@@ -42,7 +42,8 @@ def test_half_frequency_is_exactly_binary_cross_entropy():
 
 
 @pytest.mark.parametrize(
-    ("name", "plain"), [("BalancedSoftmaxLoss", "SoftmaxLoss"), ("BalancedSigmoidLoss", "SigmoidLoss")]
+    ("name", "plain"),
+    [("BalancedSoftmaxLoss", "SoftmaxLoss"), ("BalancedSigmoidLoss", "SigmoidLoss")],
 )
 def test_tau_zero_and_plain_loss_are_the_plain_loss(name, plain):
     baseline = build_box_loss(plain, K)

@@ -14,9 +14,7 @@ from balms_det.losses import BOX_LOSS_REGISTRY, SigmoidLoss, build_box_loss
 from balms_det.modeling import BoxPredictor
 
 K, D = 4, 8
-STATS = SimpleNamespace(
-    image_count=[1, 5, 20, 60], instance_count=[2, 9, 40, 200], num_images=100
-)
+STATS = SimpleNamespace(image_count=[1, 5, 20, 60], instance_count=[2, 9, 40, 200], num_images=100)
 ALL_LOSSES = sorted(name for name, _ in BOX_LOSS_REGISTRY)
 
 
@@ -86,15 +84,16 @@ def test_classification_loss_is_the_losses_own(name):
     assert torch.autograd.grad(found, logits)[0].abs().sum() > 0
 
 
+@pytest.mark.parametrize("images", [0, 1])
 @pytest.mark.parametrize("name", ALL_LOSSES)
-def test_no_proposal_at_all_keeps_every_gradient(name):
-    predictor = _predictor(name)
+def test_no_proposal_at_all_keeps_every_gradient(name, images):
+    # Without an image Detectron2's own box regression works class-agnostically only.
+    predictor = _predictor(name, cls_agnostic_bbox_reg=images == 0)
+    proposals = images * _proposals([])
     with EventStorage():
-        for proposals in ([], _proposals([])):
-            losses = predictor.losses(predictor(torch.zeros(0, D)), proposals)
-            predictor.zero_grad()
-            sum(losses.values()).backward()
-            assert all(p.grad is not None for p in predictor.parameters())
+        losses = predictor.losses(predictor(torch.zeros(0, D)), proposals)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in predictor.parameters())
 
 
 @pytest.mark.parametrize("name", ["SoftmaxLoss", "SigmoidLoss"])

@@ -87,7 +87,7 @@ def test_arguments_come_from_the_config(tiny_cfg, counts_of_five):
     with pytest.raises(TypeError, match=r"no tua\. It takes: .*tau=1\.0"):
         build_loss_from_config(tiny_cfg)
     node.NAME = "Softmax"
-    with pytest.raises(ValueError, match="Registered: .*SoftmaxLoss"):
+    with pytest.raises(ValueError, match=r"Registered: .*SoftmaxLoss"):
         build_loss_from_config(tiny_cfg)
 
 
