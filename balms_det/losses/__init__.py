@@ -13,6 +13,7 @@ from balms_det.losses.base import (
     full_precision,
     keyword_arguments,
 )
+from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 
@@ -31,4 +32,5 @@ __all__ = [
     "build_box_loss",
     "full_precision",
     "keyword_arguments",
+    "shifted_cross_entropy",
 ]

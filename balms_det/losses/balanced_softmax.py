@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.sigmoid import SigmoidFamily, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily
 
@@ -36,13 +37,12 @@ def class_counts(class_stats: Any, counts: str) -> tuple[Tensor, float]:
     Raises:
         ValueError: another value of ``counts``.
     """
-    if counts == "image":
-        number = torch.as_tensor(class_stats.image_count, dtype=torch.float64)
-        return number, float(class_stats.num_images)
-    if counts == "instance":
-        number = torch.as_tensor(class_stats.instance_count, dtype=torch.float64)
-        return number, float(number.sum())
-    raise ValueError(f"counts must be 'image' or 'instance', got {counts!r}")
+    if counts not in ("image", "instance"):
+        raise ValueError(f"counts must be 'image' or 'instance', got {counts!r}")
+    # Through a list: arrays may be read-only, and the loss must not share their memory.
+    numbers = [float(n) for n in getattr(class_stats, f"{counts}_count")]
+    total = float(class_stats.num_images) if counts == "image" else sum(numbers)
+    return torch.tensor(numbers, dtype=torch.float64), total
 
 
 def balanced_softmax_offsets(count: Tensor, tau: float = 1.0) -> Tensor:
@@ -84,10 +84,10 @@ class BalancedSoftmaxLoss(SoftmaxFamily):
         num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`.
         counts: "image" or "instance": which counts n are.
         tau: strength of the adjustment.
-        background: "keep" shifts background by 0; "class" treats it as one more class to balance,
-            which has ``background_ratio`` times as many examples as all classes together. It then
-            counts as rare no more than they do: expect many more detections.
-        background_ratio: background examples for one of the foreground; Detectron2 samples 3.
+        background: "keep" shifts background by 0; "class" balances it too, as one more class with
+            ``background_ratio`` times as many examples as all others together. Scores then no
+            longer know that most RoIs are background, so there are many more detections.
+        background_ratio: background RoIs for one of the foreground; Detectron2 samples 3.
 
     Raises:
         ValueError: an unknown ``counts`` or ``background``, or a ratio that is not positive.
@@ -113,7 +113,7 @@ class BalancedSoftmaxLoss(SoftmaxFamily):
         self.register_buffer("offsets", F.pad(offsets, (0, 1), value=shift), persistent=False)
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return self.plain_per_roi(logits + self.offsets.to(logits.dtype), gt_classes)
+        return shifted_cross_entropy(logits, self.offsets.to(logits.dtype), gt_classes)
 
 
 @BOX_LOSS_REGISTRY.register()

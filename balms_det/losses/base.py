@@ -170,6 +170,11 @@ def build_box_loss(name: str, num_classes: int, class_stats: Any = None, **kwarg
     Raises:
         ValueError: unknown name, or class statistics that disagree with ``num_classes``.
         TypeError: a keyword that the loss does not take.
+
+    Example:
+        >>> loss = build_box_loss("SigmoidLoss", num_classes=2, prior_prob=0.01)
+        >>> loss(torch.zeros(3, loss.num_logits), torch.tensor([0, 1, 2]))
+        tensor(1.3863)
     """
     if name not in BOX_LOSS_REGISTRY:
         known = ", ".join(sorted(key for key, _ in BOX_LOSS_REGISTRY))

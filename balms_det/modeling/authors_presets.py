@@ -26,7 +26,7 @@ class _PresetROIHeads(LongTailROIHeads):
         cfg.defrost()
         node = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS
         node.NAME = cls.loss_name
-        node.ARGS = CfgNode({"PRIOR_PROB": cfg.MODEL.ROI_HEADS.PRIOR_PROB})
+        node.ARGS.PRIOR_PROB = cfg.MODEL.ROI_HEADS.PRIOR_PROB
         return super()._init_box_head(cfg, input_shape)
 
 

@@ -15,6 +15,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from balms_det.data.class_stats import build_class_stats
 from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
 
 
@@ -111,12 +112,9 @@ def build_loss_from_config(cfg: CfgNode) -> BoxLoss:
     Keys of ``ARGS`` are the loss's keyword arguments in upper or lower case.
     """
     node = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS
-    stats = None
-    if node.NAME not in BOX_LOSS_REGISTRY or BOX_LOSS_REGISTRY.get(node.NAME).needs_class_stats:
-        # Read here, not at the top: losses without counts need no dataset at all.
-        from balms_det.data.class_stats import build_class_stats
-
-        stats = build_class_stats(cfg)
+    # A loss without counts needs no dataset, and an unknown name is an error whatever they are.
+    counted = node.NAME in BOX_LOSS_REGISTRY and BOX_LOSS_REGISTRY.get(node.NAME).needs_class_stats
+    stats = build_class_stats(cfg) if counted else None
     arguments = {key.lower(): value for key, value in node.ARGS.items()}
     return build_box_loss(node.NAME, cfg.MODEL.ROI_HEADS.NUM_CLASSES, stats, **arguments)
 
