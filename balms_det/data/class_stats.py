@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 
 from balms_det.data.annotation_file import AnnotationSummary
 from balms_det.data.count_sources import dataset_summary, dicts_summary
+from balms_det.data.repeat_factors import instance_aware_frequency, repeat_factors
 from balms_det.data.stats_checks import as_counts, check_same_classes, check_stats
 from balms_det.data.summary_cache import annotation_summary
 
@@ -101,15 +102,10 @@ class ClassStats:
         IRFS (arXiv 2305.08069) takes ``sqrt(image frequency * instance frequency)``. A class that
         is in no image gets 1: there is nothing to repeat.
         """
-        if thresh < 0:
-            raise ValueError(f"The repeat threshold must not be negative, got {thresh}.")
         frequency = self.image_frequency
         if instance_aware:
-            frequency = np.sqrt(frequency * self.instance_frequency)
-        factors = np.ones(self.num_classes)
-        present = frequency > 0
-        factors[present] = np.maximum(1.0, np.sqrt(thresh / frequency[present]))
-        return factors
+            frequency = instance_aware_frequency(frequency, self.instance_frequency)
+        return repeat_factors(frequency, thresh)
 
     @classmethod
     def from_dicts(
@@ -145,11 +141,12 @@ def build_class_stats(cfg: CfgNode) -> ClassStats:
     """Class statistics that a model of this config is trained with.
 
     They come from ``DATASETS.CLASS_COUNTS`` (a dataset or an annotation json), else from the sum of
-    ``DATASETS.TRAIN``. They also become the ``class_image_count`` metadata of the training datasets,
-    which Detectron2's own federated loss reads.
+    ``DATASETS.TRAIN``. They also become the ``class_image_count`` metadata of the training
+    datasets, which Detectron2's own federated loss reads.
 
     Raises:
         ValueError: no dataset is named, their class lists differ, or nothing is annotated.
+        KeyError, FileNotFoundError: see ``count_sources.dataset_summary``.
     """
     source = cfg.DATASETS.CLASS_COUNTS
     names = [source] if source else list(cfg.DATASETS.TRAIN)
@@ -191,6 +188,12 @@ def _from_name_or_file(name: str) -> ClassStats:
 
 def _set_class_image_count(name: str, stats: ClassStats) -> None:
     metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_classes")
+    if classes and len(classes) != stats.num_classes:
+        raise ValueError(
+            f"DATASETS.CLASS_COUNTS has {stats.num_classes} classes, but the training dataset "
+            f"'{name}' has {len(classes)}."
+        )
     counts = [{"id": c + 1, "image_count": int(n)} for c, n in enumerate(stats.image_count)]
     if metadata.get("class_image_count", counts) != counts:
         delattr(metadata, "class_image_count")  # Metadata refuses to overwrite
