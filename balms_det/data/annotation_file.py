@@ -53,7 +53,7 @@ class AnnotationSummary:
     Attributes:
         format: ``"lvis"`` or ``"coco"``.
         category_ids: the K ids of the file, ascending.
-        names: K unique class names.
+        names: K unique class names, or None where they are not known.
         frequency: K letters r/c/f when the file labels its categories, else None.
         num_images: images of the file, those without annotations included.
         image_count: K counts of images that hold the class; crowd annotations do not count.
@@ -62,7 +62,7 @@ class AnnotationSummary:
 
     format: str
     category_ids: list[int]
-    names: list[str]
+    names: list[str] | None
     frequency: list[str] | None
     num_images: int
     image_count: list[int]

@@ -152,11 +152,10 @@ def build_class_stats(cfg: CfgNode) -> ClassStats:
     names = [source] if source else list(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("Set DATASETS.TRAIN or DATASETS.CLASS_COUNTS: no dataset to count.")
-    stats = sum_class_stats([_from_name_or_file(name) for name in names])
+    stats = sum_class_stats([stats_of(name) for name in names])
     if not stats.instance_count.any():
         raise ValueError(
-            f"{', '.join(names)}: no annotation at all, so there is nothing to learn from."
-            " Crowd annotations do not count."
+            f"{', '.join(names)}: no annotation at all, crowds aside; there is nothing to learn."
         )
     for name in cfg.DATASETS.TRAIN:
         _set_class_image_count(name, stats)
@@ -182,7 +181,8 @@ def sum_class_stats(parts: Sequence[ClassStats]) -> ClassStats:
     )
 
 
-def _from_name_or_file(name: str) -> ClassStats:
+def stats_of(name: str) -> ClassStats:
+    """Statistics of a registered dataset, or of an annotation file if ``name`` ends in .json."""
     return ClassStats.from_file(name) if name.endswith(".json") else ClassStats.from_dataset(name)
 
 

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balms_det.data import ClassStats, build_class_stats
 from balms_det.data.class_stats import sum_class_stats
-from balms_det.data.datasets import register_file
+from balms_det.data.datasets import register_file, resolve_num_classes
 from tests.data_room.conftest import coco_content, lvis_content
 
 
@@ -126,6 +127,15 @@ def test_dataset_registered_in_python_is_counted_over_its_dicts(cfg):
     cfg.DATASETS.TRAIN = ("stats_python",)
     build_class_stats(cfg)
     assert get_fed_loss_cls_weights(cfg.DATASETS.TRAIN).tolist() == [0, 1]
+
+
+def test_dataset_registered_with_detectron2_is_counted_over_its_json(write_dataset, cfg):
+    json_file, root = write_dataset(coco_content())
+    register_coco_instances("stats_d2", {}, json_file, root)
+    cfg.DATASETS.TRAIN = ("stats_d2",)
+    assert resolve_num_classes(cfg).MODEL.ROI_HEADS.NUM_CLASSES == 3
+    assert build_class_stats(cfg) == ClassStats.from_file(json_file)
+    assert len(DatasetCatalog.get("stats_d2")) == 3  # its own loader still works afterwards
 
 
 def test_class_id_outside_the_list_names_the_image():
