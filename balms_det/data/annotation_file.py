@@ -9,22 +9,15 @@ class id (for LVIS, id - 1; for files whose ids have gaps, the rank of the id).
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
-from detectron2.utils.file_io import PathManager
+
+from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
 
 LVIS, COCO = "lvis", "coco"
-
-
-class AnnotationFileError(ValueError):
-    """An annotation file that cannot be used; the message names the file and what is wrong."""
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -60,7 +53,7 @@ class AnnotationSummary:
     Attributes:
         format: ``"lvis"`` or ``"coco"``.
         category_ids: the K ids of the file, ascending.
-        names: K unique class names.
+        names: K unique class names, or None where they are not known.
         frequency: K letters r/c/f when the file labels its categories, else None.
         num_images: images of the file, those without annotations included.
         image_count: K counts of images that hold the class; crowd annotations do not count.
@@ -69,7 +62,7 @@ class AnnotationSummary:
 
     format: str
     category_ids: list[int]
-    names: list[str]
+    names: list[str] | None
     frequency: list[str] | None
     num_images: int
     image_count: list[int]
@@ -105,53 +98,6 @@ def summarize(path: str) -> AnnotationSummary:
         num_images=len(content.images),
         image_count=image_count.tolist(),
         instance_count=instance_count.tolist(),
-    )
-
-
-def read_annotation_json(path: str, content_type: Any = Any) -> Any:
-    """Decode a json file, by default into plain dicts and lists.
-
-    Raises:
-        FileNotFoundError: no such file.
-        AnnotationFileError: broken json (with line and column) or another type than asked for.
-    """
-    local_path = PathManager.get_local_path(path)
-    if not os.path.isfile(local_path):
-        raise FileNotFoundError(f"Annotation file '{path}' does not exist.")
-    if os.path.getsize(local_path) == 0:
-        raise AnnotationFileError(f"{path}: the file is empty.")
-    with (
-        open(local_path, "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        try:
-            return msgspec.json.decode(content, type=content_type)
-        except msgspec.ValidationError as error:
-            raise _wrong_type(path, error) from error
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            pass  # Python's reader says where, and accepts the NaN that some tools write
-    return _decode_leniently(path, local_path, content_type)
-
-
-def _decode_leniently(path: str, local_path: str, content_type: Any) -> Any:
-    try:
-        with open(local_path, encoding="utf-8-sig") as file:
-            return msgspec.convert(json.load(file), content_type)
-    except json.JSONDecodeError as error:
-        raise AnnotationFileError(
-            f"{path} is not valid json: {error.msg} at line {error.lineno}, column {error.colno}."
-            " Was it cut off while it was copied?"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise AnnotationFileError(f"{path} is not a UTF-8 text file: {error}.") from error
-    except msgspec.ValidationError as error:
-        raise _wrong_type(path, error) from error
-
-
-def _wrong_type(path: str, error: msgspec.ValidationError) -> AnnotationFileError:
-    return AnnotationFileError(
-        f"{path} is not a LVIS- or COCO-format annotation file: {error} ($ is the whole file)."
-        " It must be an object with the lists 'images', 'categories' and 'annotations'."
     )
 
 

@@ -141,21 +141,21 @@ def build_class_stats(cfg: CfgNode) -> ClassStats:
     """Class statistics that a model of this config is trained with.
 
     They come from ``DATASETS.CLASS_COUNTS`` (a dataset or an annotation json), else from the sum of
-    ``DATASETS.TRAIN``. They also become the ``class_image_count`` metadata of the training datasets,
-    which Detectron2's own federated loss reads.
+    ``DATASETS.TRAIN``. They also become the ``class_image_count`` metadata of the training
+    datasets, which Detectron2's own federated loss reads.
 
     Raises:
         ValueError: no dataset is named, their class lists differ, or nothing is annotated.
+        KeyError, FileNotFoundError: see ``count_sources.dataset_summary``.
     """
     source = cfg.DATASETS.CLASS_COUNTS
     names = [source] if source else list(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("Set DATASETS.TRAIN or DATASETS.CLASS_COUNTS: no dataset to count.")
-    stats = sum_class_stats([_from_name_or_file(name) for name in names])
+    stats = sum_class_stats([stats_of(name) for name in names])
     if not stats.instance_count.any():
         raise ValueError(
-            f"{', '.join(names)}: no annotation at all, so there is nothing to learn from."
-            " Crowd annotations do not count."
+            f"{', '.join(names)}: no annotation at all, crowds aside; there is nothing to learn."
         )
     for name in cfg.DATASETS.TRAIN:
         _set_class_image_count(name, stats)
@@ -181,12 +181,19 @@ def sum_class_stats(parts: Sequence[ClassStats]) -> ClassStats:
     )
 
 
-def _from_name_or_file(name: str) -> ClassStats:
+def stats_of(name: str) -> ClassStats:
+    """Statistics of a registered dataset, or of an annotation file if ``name`` ends in .json."""
     return ClassStats.from_file(name) if name.endswith(".json") else ClassStats.from_dataset(name)
 
 
 def _set_class_image_count(name: str, stats: ClassStats) -> None:
     metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_classes")
+    if classes and len(classes) != stats.num_classes:
+        raise ValueError(
+            f"DATASETS.CLASS_COUNTS has {stats.num_classes} classes, but the training dataset "
+            f"'{name}' has {len(classes)}."
+        )
     counts = [{"id": c + 1, "image_count": int(n)} for c, n in enumerate(stats.image_count)]
     if metadata.get("class_image_count", counts) != counts:
         delattr(metadata, "class_image_count")  # Metadata refuses to overwrite

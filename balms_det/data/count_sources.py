@@ -12,7 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from balms_det.data.annotation_file import AnnotationSummary
 from balms_det.data.summary_cache import annotation_summary
 
-_SHIPPED = Path(__file__).parent / "counts"
+_SHIPPED_FOLDER = Path(__file__).parent / "counts"
+SHIPPED = ("lvis_v0.5_train", "lvis_v1_train")
 
 
 def dataset_summary(name: str) -> AnnotationSummary:
@@ -25,9 +26,8 @@ def dataset_summary(name: str) -> AnnotationSummary:
         KeyError: no such dataset.
         FileNotFoundError, AnnotationFileError: see ``annotation_file.summarize``.
     """
-    shipped = _SHIPPED / f"{name}.json"
-    if shipped.is_file():
-        return _shipped_summary(shipped)
+    if name in SHIPPED:
+        return _shipped_summary(_SHIPPED_FOLDER / f"{name}.json")
     if name not in DatasetCatalog:
         raise KeyError(
             f"Dataset '{name}' is not registered. Register it in Python, or list it in "

@@ -1,0 +1,115 @@
+"""Class statistics for people: a table by frequency group, a list by class, a picture.
+
+Groups: "r" rare, "c" common, "f" frequent. ``t`` is the repeat threshold of RFS and IRFS.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import numpy as np
+from tabulate import tabulate
+
+from balms_det.data.class_stats import ClassStats
+
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+_COLOURS = {"r": "#d1495b", "c": "#edae49", "f": "#30638e"}
+
+
+def group_table(stats: ClassStats, thresh: float) -> str:
+    """Counts and repeat factors of the rare, common and frequent classes, and of all."""
+    groups = np.array(stats.frequency_groups())
+    rfs, irfs = stats.repeat_factors(thresh), stats.repeat_factors(thresh, instance_aware=True)
+    rows = []
+    for label, members in [
+        *((name, groups == letter) for letter, name in GROUP_NAMES.items()),
+        ("all", np.ones(stats.num_classes, bool)),
+    ]:
+        images, instances = stats.image_count[members], stats.instance_count[members]
+        row = [label, int(members.sum()), int((images == 0).sum())]
+        if members.any():
+            row += [f"{images.min()}-{images.max()}", int(instances.sum())]
+            row += [f"{f[members].mean():.2f} / {f[members].max():.2f}" for f in (rfs, irfs)]
+        rows.append(row)
+    headers = ["group", "classes", "absent", "images a class", "instances"]
+    headers += [f"{sampler}, t={thresh:g}: mean / max" for sampler in ("RFS", "IRFS")]
+    return tabulate(rows, headers=headers)
+
+
+def class_table(stats: ClassStats, thresh: float) -> str:
+    """One line a class, scarcest first: counts and repeat factors."""
+    rfs, irfs = stats.repeat_factors(thresh), stats.repeat_factors(thresh, instance_aware=True)
+    groups = stats.frequency_groups()
+    rows = [
+        (
+            _class_name(stats, c),
+            groups[c],
+            int(stats.image_count[c]),
+            int(stats.instance_count[c]),
+            rfs[c],
+            irfs[c],
+        )
+        for c in np.argsort(stats.image_count, kind="stable")
+    ]
+    headers = ["class", "group", "images", "instances", "RFS", "IRFS"]
+    return tabulate(rows, headers=headers, floatfmt=".2f")
+
+
+def absent_classes(stats: ClassStats, most: int = 20) -> str:
+    """Names of the first classes without an image, or "" when there is none."""
+    names = ", ".join(_class_name(stats, c) for c in stats.absent[:most])
+    more = len(stats.absent) - most
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def _class_name(stats: ClassStats, c: int) -> str:
+    return stats.names[c] if stats.names else str(c)
+
+
+def plot_long_tail(stats: ClassStats, path: str, title: str) -> None:
+    """Draw the images of each class, most frequent first, on a log axis, coloured by group.
+
+    The kind of picture follows from the suffix of ``path``, which is written in one step.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    order = np.argsort(-stats.image_count, kind="stable")
+    groups = np.array(stats.frequency_groups())[order]
+    counts = stats.image_count[order]
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    rank = np.arange(stats.num_classes)
+    for letter, name in GROUP_NAMES.items():
+        own = groups == letter
+        label = f"{name} ({own.sum()} classes)"
+        axes.bar(rank[own], counts[own], width=1.0, color=_COLOURS[letter], label=label)
+    if len(stats.absent):
+        start = stats.num_classes - len(stats.absent) - 0.5
+        label = f"no image ({len(stats.absent)} classes)"
+        axes.axvspan(start, stats.num_classes - 0.5, color="0.9", label=label)
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.5)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(-0.5, stats.num_classes - 0.5)
+    axes.set_xlabel("classes, by number of training images")
+    axes.set_ylabel("training images")
+    instances = int(stats.instance_count.sum())
+    axes.set_title(f"{title}: {stats.num_images:,} images, {instances:,} instances")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure, path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    kind = os.path.splitext(path)[1].lstrip(".") or "png"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        draft = os.path.join(temporary, "plot")
+        figure.savefig(draft, format=kind, dpi=150)
+        os.replace(draft, path)
