@@ -108,5 +108,6 @@ def test_missing_weights_are_named(make_cfg, tmp_path):
 
 
 def test_detectron2s_command_line_is_understood():
-    args = default_argument_parser().parse_args(["--config-file", "a.yaml", "--eval-only", "A", "1"])
+    words = ["--config-file", "a.yaml", "--eval-only", "A", "1"]
+    args = default_argument_parser().parse_args(words)
     assert args.eval_only and args.opts == ["A", "1"]

@@ -59,5 +59,5 @@ def test_numpy_itself_is_left_alone():
 
 def test_a_dataset_without_a_known_format_is_an_error():
     MetadataCatalog.get("no_such_format").evaluator_type = "sem_seg"
-    with pytest.raises(ValueError, match="no_such_format.*sem_seg"):
+    with pytest.raises(ValueError, match=r"no_such_format.*sem_seg"):
         build_evaluator(get_cfg(), "no_such_format")
