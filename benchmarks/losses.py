@@ -10,9 +10,10 @@ with a weight for every RoI. The baseline has the same logits, so the same K or 
                     K logits; building its dense target, which it cannot do without, is timed too
     bce, no target  the same with the target built beforehand: less than any training step can do
 
-Backward stops at the logits. All candidates run once a round, in an order that is drawn anew, so
-that they share whatever else the machine does; the table gives medians over rounds and, as ratio,
-the median over rounds of (time / time of the baseline in the same round).
+Backward stops at the logits. Time on a CPU is processor time, so that waiting for other processes
+does not count; on CUDA it is wall-clock time. All candidates run once a round, in an order that is
+drawn anew; the table gives medians over rounds and, as ratio, the median over rounds of
+(time / time of the baseline in the same round).
 """
 
 import argparse
@@ -84,15 +85,16 @@ def measure(calls: dict[str, Candidate], rounds: int, device: str) -> dict[str, 
     """Seconds of every candidate in every round, after two rounds of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
+    clock = time.process_time if device == "cpu" else time.perf_counter
     for turn in range(rounds + 2):
         random.shuffle(order)
         for name in order:
-            start = time.perf_counter()
+            start = clock()
             calls[name]()
             if device != "cpu":
                 torch.cuda.synchronize()
             if turn >= 2:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
