@@ -7,6 +7,7 @@ from balms_det.modeling.authors_presets import (
 )
 from balms_det.modeling.box_predictor import BoxPredictor, build_loss_from_config
 from balms_det.modeling.roi_heads import LongTailBoxMixin, LongTailCascadeROIHeads, LongTailROIHeads
+from balms_det.modeling.small_backbone import build_small_resnet_fpn_backbone
 
 __all__ = [
     "BalancedSoftmaxROIHeads",
@@ -16,5 +17,6 @@ __all__ = [
     "LongTailROIHeads",
     "SigmoidROIHeads",
     "build_loss_from_config",
+    "build_small_resnet_fpn_backbone",
     "translate_authors_keys",
 ]

@@ -55,7 +55,7 @@ def test_composed_scenes_show_every_class_and_enough_of_each_icon(seed):
     pytest.importorskip("fonticon_mdi7", reason="needs fonticon-materialdesignicons7")
     style = SceneStyle()
     rng = np.random.default_rng(seed)
-    scene = compose([0, 1, 1, 2], ["cat", "truck", "bee"], 192, style, rng)
+    scene = compose([0, 1, 1, 2], [("cat", 0.0), ("truck", 0.3), ("bee", 0.6)], 192, style, rng)
     masks = scene.visible_masks()
     assert {scene.items[i].class_index for i in masks} == {0, 1, 2}
     assert (np.sum(list(masks.values()), axis=0) <= 1).all()

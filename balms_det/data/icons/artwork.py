@@ -69,19 +69,27 @@ def _defocus(rgb: np.ndarray, alpha: np.ndarray, radius: float) -> tuple[np.ndar
 
 
 def draw_sprite(
-    glyph: str, size: float, style: SceneStyle, rng: np.random.Generator, scale: float = 1.0
+    glyph: str,
+    size: float,
+    style: SceneStyle,
+    rng: np.random.Generator,
+    *,
+    hue: float | None = None,
+    scale: float = 1.0,
 ) -> Sprite:
     """Draw an icon.
 
     Args:
         glyph: its name in the font.
         size: about its longer side, in pixels.
+        hue: its typical hue in [0, 1), which it has with probability `style.typical_color`.
         scale: pixels of the image for one pixel of the style's lengths.
     """
     glyph_share = 1 - 2 * font.MARGIN_PX / font.GLYPH_PX
     ink, body, rim = _warped_maps(glyph, size / glyph_share, style, rng)
     height, width = ink.shape
-    ink_color = surfaces.random_color(rng)
+    typical = hue is not None and rng.random() < style.typical_color
+    ink_color = surfaces.color_of_hue(hue, rng) if typical else surfaces.random_color(rng)
     fill_color = surfaces.contrasting_color(ink_color, style.contrast, rng)
     # Light comes before colour: colours then say nothing about how the icon is lit.
     light = surfaces.ramp(height, width, style.lighting, rng)[..., None]

@@ -88,7 +88,7 @@ def _generate(
         spec = SplitSpec(
             root=root,
             split=split,
-            glyphs=[icon.glyph for icon in classes],
+            looks=[(icon.glyph, families.index(icon.family) / len(families)) for icon in classes],
             family=np.array([families.index(icon.family) for icon in classes]),
             image_size=parameters["image_size"],
             seed=parameters["seed"],

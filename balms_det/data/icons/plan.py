@@ -12,22 +12,27 @@ _REPEATS = (0.72, 0.18, 0.07, 0.03)
 
 
 def long_tail(num_classes: int, num_images: int) -> np.ndarray:
-    """Image counts `(K,)`, descending, straight lines on a log scale between group borders.
+    """Image counts `(K,)`, descending: a third of the classes each frequent, common and rare.
 
-    A third of the classes each lie above 100 images, in 11-100 and in 1-10, as LVIS groups them,
-    where the number of images allows it; the total is kept to what the images can show.
+    Frequent (above 100 images) and common (11-100) counts lie on straight lines on a log scale;
+    rare ones (1-10) on one on a square-root scale, which spreads them as those of LVIS v1 train.
+    Where the images can show less in all, every count shrinks alike.
     """
     top = max(1.0, 0.27 * num_images)
-    borders = np.minimum([top, 118.0, 92.0, 11.6, 9.6, 0.8], top)
-    third = 1 / 3
-    at = [0, third - 0.5 / num_classes, third + 0.5 / num_classes]
-    at += [2 * third - 0.5 / num_classes, 2 * third + 0.5 / num_classes, 1.0]
-    rank = (np.arange(num_classes) + 0.5) / num_classes
-    counts = np.exp(np.interp(rank, at, np.log(borders)))
+    rank = (np.arange(num_classes) + 0.5) / num_classes * 3
+    frequent = _interpolate(rank, top, min(110.0, top), np.log, np.exp)
+    common = _interpolate(rank - 1, min(95.0, top), min(11.4, top), np.log, np.exp)
+    rare = _interpolate(rank - 2, min(10.5, top), min(0.6, top), np.sqrt, np.square)
+    counts = np.select([rank < 1, rank < 2], [frequent, common], rare)
     budget = TRAIN_CLASSES_PER_IMAGE * num_images
     if counts.sum() > budget:
         counts *= budget / counts.sum()
     return np.maximum(1, np.rint(counts)).astype(int)
+
+
+def _interpolate(at, start: float, end: float, scale, unscale) -> np.ndarray:
+    """From `start` at 0 to `end` at 1, straight on the given scale, flat beyond."""
+    return unscale(np.interp(at, [0, 1], [scale(start), scale(end)]))
 
 
 def balanced(num_classes: int, num_images: int) -> np.ndarray:

@@ -19,7 +19,7 @@ class SplitSpec:
 
     root: Path
     split: str
-    glyphs: list[str]
+    looks: list[tuple[str, float]]  # glyph and typical hue of each class
     family: np.ndarray  # (K,) family index of each class
     image_size: int
     seed: int
@@ -62,7 +62,7 @@ def render_image(spec: SplitSpec, index: int, classes: list[int]) -> dict:
     changes no picture.
     """
     rng = np.random.default_rng([spec.seed, SPLITS.index(spec.split), index])
-    scene = compose(classes, spec.glyphs, spec.image_size, spec.style, rng)
+    scene = compose(classes, spec.looks, spec.image_size, spec.style, rng)
     unlabelled = _choose_unlabelled(scene, spec.style.unlabelled, rng)
     masks = scene.visible_masks()
     present = {scene.items[i].class_index for i in masks}

@@ -25,6 +25,7 @@ class Item:
 
     class_index: int
     glyph: str
+    hue: float | None = None
     area: int = 0
     center: tuple[float, float] = (0.0, 0.0)
 
@@ -119,7 +120,9 @@ def _add(scene: Scene, item: Item, shrink: float, rng: np.random.Generator) -> b
     """Draw an item and paint it where it fits; False if no place was found."""
     style = scene.style
     size = np.exp(rng.uniform(np.log(style.min_px), np.log(style.max_px))) * scene.scale * shrink
-    sprite = draw_sprite(item.glyph, float(size), style, rng, scene.scale)
+    sprite = draw_sprite(
+        item.glyph, float(size), style, rng, hue=item.hue, scale=scene.scale
+    )
     item.area = int(sprite.mask.sum())
     for _ in range(_PLACE_TRIES):
         x, y = _position(scene, sprite, rng)
@@ -149,7 +152,11 @@ def _add_bars(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def compose(
-    classes: list[int], glyphs: list[str], size: int, style: SceneStyle, rng: np.random.Generator
+    classes: list[int],
+    looks: list[tuple[str, float]],
+    size: int,
+    style: SceneStyle,
+    rng: np.random.Generator,
 ) -> Scene:
     """Paint a scene that shows the classes asked for.
 
@@ -159,12 +166,12 @@ def compose(
 
     Args:
         classes: class indices, one for each instance.
-        glyphs: class index -> glyph.
+        looks: class index -> its glyph, and the hue in [0, 1) that its family typically has.
         size: height and width, pixels.
     """
     for attempt in range(_SCENE_TRIES):
         scene = Scene(background.draw_background(size, style, rng), style)
-        items = [Item(c, glyphs[c]) for c in classes]
+        items = [Item(c, *looks[c]) for c in classes]
         for _ in range(rng.poisson(style.distractors)):
             items.append(Item(NO_CLASS, DISTRACTORS[rng.integers(len(DISTRACTORS))]))
         for i in rng.permutation(len(items)):

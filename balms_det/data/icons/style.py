@@ -13,23 +13,26 @@ class SceneStyle:
 
     min_px: float = 22.0  # longer side of an icon, drawn log-uniformly between the two
     max_px: float = 88.0
-    rotation_deg: float = 30.0  # uniform in [-rotation, rotation]
-    shear: float = 0.2
+    rotation_deg: float = 20.0  # uniform in [-rotation, rotation]
+    shear: float = 0.12
     stretch: float = 0.2  # aspect ratio changes by up to this share
-    perspective: float = 0.1  # corners move by up to this share of the size
+    perspective: float = 0.06  # corners move by up to this share of the size
     outline: float = 0.35  # share of icons with a rim in another colour
-    texture: float = 0.6  # share of surfaces with a texture; the others are plain or gradients
-    contrast: float = 70.0  # least RGB distance (0-441) of an icon's two colours
+    # Share of icons in the typical hue of their family. As with things in the world, colour tells
+    # apples from engines, but look-alikes share it: it never tells a class from its family.
+    typical_color: float = 0.75
+    texture: float = 0.3  # share of surfaces with a texture; the others are plain or gradients
+    contrast: float = 110.0  # least RGB distance (0-441) of an icon's two colours
     lighting: float = 0.35  # strength of the light's fall-off over an icon and over the scene
     shadow: float = 0.3  # share of icons that cast a shadow
-    icon_blur: float = 0.2  # share of icons out of focus
+    icon_blur: float = 0.15  # share of icons out of focus
     image_blur: float = 0.15  # share of images out of focus
     blur_px: float = 1.5  # largest blur radius
-    noise: float = 14.0  # largest standard deviation of the sensor noise, in grey levels
+    noise: float = 10.0  # largest standard deviation of the sensor noise, in grey levels
     jpeg_min: int = 55
     jpeg_max: int = 95
-    distractors: float = 2.5  # mean number of icons of no class in an image
-    clutter: float = 6.0  # mean number of random polygons in the background
+    distractors: float = 1.5  # mean number of icons of no class in an image
+    clutter: float = 4.0  # mean number of random polygons in the background
     bars: float = 0.5  # mean number of bars in front of icons
     crowding: float = 0.35  # share of icons placed beside or over another
     min_visible: float = 0.45  # least visible share of an annotated icon

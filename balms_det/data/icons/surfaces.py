@@ -4,6 +4,7 @@ A field is a float32 array in [0, 1]; a surface is a float32 `(H, W, 3)` array i
 """
 
 from collections.abc import Callable
+from colorsys import hsv_to_rgb
 
 import numpy as np
 from PIL import Image
@@ -66,6 +67,12 @@ def ramp(height: int, width: int, strength: float, rng: np.random.Generator) -> 
 def random_color(rng: np.random.Generator) -> np.ndarray:
     """A colour of the full RGB range, as often pale or dark as saturated."""
     return rng.uniform(0, 255, 3) * rng.uniform(0.3, 1.0) + rng.uniform(0, 60)
+
+
+def color_of_hue(hue: float, rng: np.random.Generator) -> np.ndarray:
+    """A colour near a hue (in [0, 1)), from muted to vivid and from dark to bright."""
+    near = (hue + rng.normal(0, 0.02)) % 1
+    return 255 * np.array(hsv_to_rgb(near, rng.uniform(0.55, 1.0), rng.uniform(0.45, 1.0)))
 
 
 def contrasting_color(other: np.ndarray, distance: float, rng: np.random.Generator) -> np.ndarray:
