@@ -76,7 +76,8 @@ def make_venv() -> None:
     if works(venv_python(), "pip"):
         return
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-    if works(sys.executable, "detectron2, torch"):
+    shared = works(sys.executable, "detectron2, torch")
+    if shared:
         say("keeping the Detectron2 that this Python already has")
         command.insert(-1, "--system-site-packages")
     say(f"making a virtual environment in {VENV}")
@@ -84,6 +85,10 @@ def make_venv() -> None:
         sys.exit(
             "could not make a virtual environment; on Debian or Ubuntu: apt install python3-venv"
         )
+    if shared and sys.prefix != sys.base_prefix:
+        # This Python is a virtual environment itself, whose packages a new one does not see.
+        here, there = site_packages(sys.executable), site_packages(venv_python())
+        Path(there, "calling_environment.pth").write_text(here + "\n")
 
 
 def install(python: str) -> None:
@@ -123,6 +128,13 @@ def installed_packages(python: str) -> set[str]:
     return {canonical(package["name"]) for package in json.loads(listing)}
 
 
+def site_packages(python: str) -> str:
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -131,14 +143,10 @@ def install_detectron2_wheel(python: str) -> None:
     # The wheel is tagged for CPython 3.10, but its Python files run on every version from 3.8 on:
     # --python-version lets pip take it, --target puts it where `python` looks.
     say("installing Detectron2")
-    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    site_packages = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
     pip(
         python,
         *("--no-deps", "--only-binary=:all:", "--python-version", "3.10", "--upgrade"),
-        *("--target", site_packages, "--require-hashes"),
+        *("--target", site_packages(python), "--require-hashes"),
         *("-r", str(ROOT / "requirements-detectron2.txt")),
     )
 

@@ -27,17 +27,18 @@ PROGRESS = re.compile(r"eta: |Inference done|Resuming|Error|error")
 
 @dataclass(frozen=True)
 class Step:
-    """One training run: its folder, its label in the table, and the run that it starts from."""
+    """One training run: its folder, its label, and the run whose weights it starts from."""
 
     name: str
     label: str
     start: str | None = None
 
 
-STEPS = [
-    Step("stage1", "Stage 1: softmax"),
-    Step("stage2_softmax", "Stage 2: softmax", start="stage1"),
-    Step("stage2_balanced_softmax", "Stage 2: Balanced Softmax", start="stage1"),
+STAGE1 = Step("stage1", "Stage 1")
+# The rows of the table: they differ in the classifier that is trained on the same stage 1.
+METHODS = [
+    Step("stage2_softmax", "Softmax", start="stage1"),
+    Step("stage2_balanced_softmax", "Balanced Softmax", start="stage1"),
 ]
 
 
@@ -57,12 +58,11 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
         RuntimeError: a step failed; the message names its log.
     """
     make_dataset(root)
-    runs = {step.label: [] for step in STEPS}
-    for seed in range(seeds):
-        for step in STEPS:
-            train(root, out / f"seed{seed}", step, seed)
-            runs[step.label].append(out / f"seed{seed}" / step.name)
-    rows = [read_row(label, folders) for label, folders in runs.items()]
+    folders = [out / f"seed{seed}" for seed in range(seeds)]
+    for seed, folder in enumerate(folders):
+        for step in [STAGE1, *METHODS]:
+            train(root, folder, step, seed)
+    rows = [read_row(step.label, [folder / step.name for folder in folders]) for step in METHODS]
     write_table(out, rows)
     draw_picture(root, out)
     return rows
@@ -78,6 +78,8 @@ def train(root: Path, folder: Path, step: Step, seed: int) -> None:
     options = ["OUTPUT_DIR", str(folder / step.name), "SEED", str(seed)]
     if step.start:
         options += ["MODEL.WEIGHTS", str(folder / step.start / "model_final.pth")]
+    else:
+        options += ["DATASETS.TEST", "()"]  # only the rows of the table are evaluated
     command = [sys.executable, "tools/train_net.py", "--config-file", config, "--resume", *options]
     record = folder / step.name / "step.json"
     inputs = fingerprint(root, command)
@@ -127,14 +129,13 @@ def write_table(out: Path, rows: list[Row]) -> None:
         part = out / f"{name}.part"
         part.write_text(content)
         os.replace(part, out / name)
-    print(f"\nMask AP on {DATASET.name}, by frequency group\n\n{text}\n", flush=True)
+    print(f"\nMask AP on {DATASET.name}, by frequency group of the class\n\n{text}\n", flush=True)
 
 
 def draw_picture(root: Path, out: Path) -> None:
     folders = {
         step.label: out / "seed0" / step.name / "inference" / "lvis_instances_results.json"
-        for step in STEPS
-        if step.start
+        for step in METHODS
     }
     target = out / "predictions.png"
     draw_comparison(
