@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import Transform
+from PIL import Image
 
 from balms_det.data.image_errors import image_errors_name
 from balms_det.data.instance_pool import InstancePool
@@ -185,10 +185,18 @@ class CopyPaste:
         x0, y0, x1, y1 = mask_to_box(mask)
         factor = np.random.uniform(*self.scale)
         size = max(round((x1 - x0) * factor), MIN_SIDE), max(round((y1 - y0) * factor), MIN_SIDE)
-        pixels = np.ascontiguousarray(image[y0:y1, x0:x1])
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-        crop = mask[y0:y1, x0:x1].astype(np.uint8)
-        mask = cv2.resize(crop, size, interpolation=cv2.INTER_NEAREST).astype(bool)
+        pixels = _resize(image[y0:y1, x0:x1], size, Image.Resampling.BILINEAR)
+        mask = _resize(mask[y0:y1, x0:x1], size, Image.Resampling.NEAREST)
         left = np.random.randint(width) - size[0] // 2
         top = np.random.randint(height) - size[1] // 2
         return Patch(pixels.reshape(*mask.shape, -1), mask, left, top).clip(height, width)
+
+
+def _resize(array: np.ndarray, size: tuple[int, int], resampling: Image.Resampling) -> np.ndarray:
+    """Resize (h, w) or (h, w, C) to ``size``, (width, height)."""
+    planes = array.reshape(*array.shape[:2], -1)
+    resized = [
+        np.asarray(Image.fromarray(planes[..., i]).resize(size, resampling))
+        for i in range(planes.shape[2])
+    ]
+    return np.stack(resized, axis=-1).reshape(size[1], size[0], *array.shape[2:])

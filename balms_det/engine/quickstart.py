@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -73,25 +74,44 @@ def make_dataset(root: Path) -> None:
 
 
 def train(root: Path, folder: Path, step: Step, seed: int) -> None:
-    """Run one step, unless it has already finished with the same inputs."""
+    """Run one step: not if it has finished with the same inputs, and from its last checkpoint if
+    it was interrupted. What it left with other inputs is removed first."""
+    target = folder / step.name
+    command = train_command(folder, step, seed)
+    inputs = fingerprint(root, command)
+    record = read_record(target)
+    if record["inputs"] == inputs and record["seconds"] is not None:
+        print(f"[demo] {step.label}, seed {seed}: already done in {target}", flush=True)
+        return
+    if record["inputs"] != inputs and target.exists():
+        print(f"[demo] {target} was made with other inputs: starting over", flush=True)
+        shutil.rmtree(target)
+    write_record(target, {"inputs": inputs, "seconds": None})
+    started = time.time()
+    run(root, command)
+    write_record(target, {"inputs": inputs, "seconds": time.time() - started})
+
+
+def train_command(folder: Path, step: Step, seed: int) -> list[str]:
     config = f"configs/quickstart/{step.name}.yaml"
     options = ["OUTPUT_DIR", str(folder / step.name), "SEED", str(seed)]
     if step.start:
         options += ["MODEL.WEIGHTS", str(folder / step.start / "model_final.pth")]
     else:
         options += ["DATASETS.TEST", "()"]  # only the rows of the table are evaluated
-    command = [sys.executable, "tools/train_net.py", "--config-file", config, "--resume", *options]
-    record = folder / step.name / "step.json"
-    inputs = fingerprint(root, command)
-    if record.exists() and json.loads(record.read_text())["inputs"] == inputs:
-        print(f"[demo] {step.label}, seed {seed}: already done in {record.parent}", flush=True)
-        return
-    started = time.time()
-    run(root, command)
-    spent = time.time() - started
-    part = record.with_suffix(".part")
-    part.write_text(json.dumps({"inputs": inputs, "seconds": spent}))
-    os.replace(part, record)
+    return [sys.executable, "tools/train_net.py", "--config-file", config, "--resume", *options]
+
+
+def read_record(target: Path) -> dict:
+    path = target / "step.json"
+    return json.loads(path.read_text()) if path.exists() else {"inputs": None, "seconds": None}
+
+
+def write_record(target: Path, record: dict) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    part = target / "step.part"
+    part.write_text(json.dumps(record))
+    os.replace(part, target / "step.json")
 
 
 def fingerprint(root: Path, command: list[str]) -> str:

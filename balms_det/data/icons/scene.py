@@ -120,9 +120,7 @@ def _add(scene: Scene, item: Item, shrink: float, rng: np.random.Generator) -> b
     """Draw an item and paint it where it fits; False if no place was found."""
     style = scene.style
     size = np.exp(rng.uniform(np.log(style.min_px), np.log(style.max_px))) * scene.scale * shrink
-    sprite = draw_sprite(
-        item.glyph, float(size), style, rng, hue=item.hue, scale=scene.scale
-    )
+    sprite = draw_sprite(item.glyph, float(size), style, rng, hue=item.hue, scale=scene.scale)
     item.area = int(sprite.mask.sum())
     for _ in range(_PLACE_TRIES):
         x, y = _position(scene, sprite, rng)

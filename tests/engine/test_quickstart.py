@@ -1,0 +1,83 @@
+"""The demo's driver: what it repeats, what it does not, and how it fails."""
+
+import json
+import sys
+
+import pytest
+
+from balms_det.engine import quickstart
+
+STEP = quickstart.Step("stage2_softmax", "Softmax", start="stage1")
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "configs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "configs" / "quickstart" / "stage2_softmax.yaml").write_text("A: 1")
+    (tmp_path / "configs" / "Base-LongTail-RCNN-FPN.yaml").write_text("B: 1")
+    (tmp_path / quickstart.DATASET).mkdir(parents=True)
+    (tmp_path / quickstart.DATASET / "manifest.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.fixture
+def commands(monkeypatch, root):
+    done = []
+
+    def pretend(_, command):
+        done.append(command)
+        (root / "run" / STEP.name).mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(quickstart, "run", pretend)
+    return done
+
+
+def test_a_finished_step_is_not_repeated(root, commands):
+    quickstart.train(root, root / "run", STEP, seed=0)
+    quickstart.train(root, root / "run", STEP, seed=0)
+    assert len(commands) == 1
+    assert json.loads((root / "run" / STEP.name / "step.json").read_text())["seconds"] >= 0
+
+
+def test_a_changed_config_or_seed_repeats_it(root, commands):
+    quickstart.train(root, root / "run", STEP, seed=0)
+    quickstart.train(root, root / "run", STEP, seed=1)
+    (root / "configs" / "quickstart" / "stage2_softmax.yaml").write_text("A: 2")
+    quickstart.train(root, root / "run", STEP, seed=1)
+    assert len(commands) == 3
+
+
+def test_what_other_inputs_left_is_not_resumed(root, commands):
+    quickstart.train(root, root / "run", STEP, seed=0)
+    checkpoint = root / "run" / STEP.name / "last_checkpoint"
+    checkpoint.touch()
+    quickstart.train(root, root / "run", STEP, seed=1)
+    assert not checkpoint.exists()
+
+
+def test_an_interrupted_step_is_resumed(root, commands, monkeypatch):
+    def interrupted(_, command):
+        (root / "run" / STEP.name / "last_checkpoint").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart.train(root, root / "run", STEP, seed=0)
+    monkeypatch.setattr(quickstart, "run", lambda _, command: commands.append(command))
+    quickstart.train(root, root / "run", STEP, seed=0)
+    assert (root / "run" / STEP.name / "last_checkpoint").exists()
+    assert len(commands) == 1
+
+
+def test_stage_2_starts_from_the_stage_1_of_its_seed(root, commands):
+    quickstart.train(root, root / "run", STEP, seed=0)
+    command = commands[0]
+    weights = command[command.index("MODEL.WEIGHTS") + 1]
+    assert weights == str(root / "run" / "stage1" / "model_final.pth")
+    assert "--resume" in command
+
+
+def test_a_failing_step_shows_what_it_said(root, capfd):
+    code = "print('first words'); raise SystemExit('the reason')"
+    with pytest.raises(RuntimeError, match="the reason"):
+        quickstart.run(root, [sys.executable, "-c", code])
