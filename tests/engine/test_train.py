@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.engine import default_argument_parser
 
+from balms_det.data.datasets import setup_datasets
 from balms_det.data.icons import generate_icons
 from balms_det.engine import LongTailTrainer, load_cfg, load_weights
 
@@ -27,35 +28,25 @@ def make_cfg(icons):
         files = [[f"{icons.name}_{s}", f"{icons}/icons_lt_{s}.json", f"{icons}"] for s in SPLITS]
         names = [row[0] for row in files]
         options = ["DATASETS.FILES", repr(files), "DATASETS.TRAIN", repr((names[0],))]
-        options += ["DATASETS.TEST", repr((names[1],)), "OUTPUT_DIR", str(out), *SMALL, *opts]
-        return load_cfg(str(CONFIGS / config), options)
+        options += ["DATASETS.TEST", repr((names[1],)), "OUTPUT_DIR", str(out)]
+        options += [word for pair in SMALL.items() for word in pair]
+        return load_cfg(str(CONFIGS / config), [*options, *opts])
 
     return make
 
 
 SPLITS = ("train", "val")
-SMALL = [
-    "INPUT.MIN_SIZE_TRAIN",
-    "(96,)",
-    "INPUT.MIN_SIZE_TEST",
-    "96",
-    "SOLVER.IMS_PER_BATCH",
-    "2",
-    "SOLVER.MAX_ITER",
-    "4",
-    "DATALOADER.NUM_WORKERS",
-    "0",
-    "SOLVER.WARMUP_ITERS",
-    "1",
-    "SEED",
-    "3",
-    "TEST.DETECTIONS_PER_IMAGE",
-    "20",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "2",
-    "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "20",
-]
+SMALL = {
+    "INPUT.MIN_SIZE_TRAIN": "(96,)",
+    "INPUT.MIN_SIZE_TEST": "96",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "4",
+    "SOLVER.WARMUP_ITERS": "1",
+    "SOLVER.CHECKPOINT_PERIOD": "2",
+    "TEST.DETECTIONS_PER_IMAGE": "20",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "20",
+    "SEED": "3",
+}
 
 
 def train(cfg, resume=False):
@@ -112,6 +103,35 @@ def test_a_trained_model_is_evaluated_again_to_the_same_figures(make_cfg, stage1
     load_weights(cfg, model)
     again = LongTailTrainer.test(cfg, model)
     assert again["bbox"] == pytest.approx(stage1._last_eval_results["bbox"], nan_ok=True)
+
+
+def test_coco_format_data_is_evaluated_too(make_cfg, stage1, icons, tmp_path):
+    """The same images with ids that have gaps and without any of LVIS's keys."""
+    content = json.loads((icons / "icons_lt_val.json").read_text())
+    coco = {
+        "images": [
+            {key: image[key] for key in ("id", "file_name", "height", "width")}
+            for image in content["images"]
+        ],
+        "categories": [
+            {"id": 10 * category["id"], "name": category["name"]}
+            for category in content["categories"]
+        ],
+        "annotations": [
+            {**annotation, "category_id": 10 * annotation["category_id"], "iscrowd": 0}
+            for annotation in content["annotations"]
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    name = f"{icons.name}_coco"
+    cfg = make_cfg("stage1.yaml", tmp_path, "MODEL.WEIGHTS", weights_of(stage1)).clone()
+    cfg.defrost()
+    cfg.DATASETS.FILES = [[name, str(tmp_path / "coco.json"), str(icons)]]
+    cfg.DATASETS.TEST = (name,)
+    setup_datasets(cfg)
+    model = LongTailTrainer.build_model(cfg)
+    load_weights(cfg, model)
+    assert {"AP", "AP50", "AP75"} <= set(LongTailTrainer.test(cfg, model)["segm"])
 
 
 def test_stage_2_without_weights_is_an_error(make_cfg, tmp_path):
