@@ -8,45 +8,9 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from balms_det.data.datasets import setup_datasets
-from balms_det.data.icons import generate_icons
-from balms_det.engine import LongTailTrainer, load_cfg, load_weights
+from balms_det.engine import LongTailTrainer, load_weights
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def icons(tmp_path_factory):
-    root = tmp_path_factory.mktemp("icons")
-    generate_icons(root, num_classes=6, num_train=24, num_val=4, image_size=96, workers=1)
-    return root
-
-
-@pytest.fixture(scope="module")
-def make_cfg(icons):
-    def make(config, out, *opts):
-        files = [[f"{icons.name}_{s}", f"{icons}/icons_lt_{s}.json", f"{icons}"] for s in SPLITS]
-        names = [row[0] for row in files]
-        options = ["DATASETS.FILES", repr(files), "DATASETS.TRAIN", repr((names[0],))]
-        options += ["DATASETS.TEST", repr((names[1],)), "OUTPUT_DIR", str(out)]
-        options += [word for pair in SMALL.items() for word in pair]
-        return load_cfg(str(CONFIGS / config), [*options, *opts])
-
-    return make
-
-
-SPLITS = ("train", "val")
-SMALL = {
-    "INPUT.MIN_SIZE_TRAIN": "(96,)",
-    "INPUT.MIN_SIZE_TEST": "96",
-    "SOLVER.IMS_PER_BATCH": "2",
-    "SOLVER.MAX_ITER": "4",
-    "SOLVER.WARMUP_ITERS": "1",
-    "SOLVER.CHECKPOINT_PERIOD": "2",
-    "TEST.DETECTIONS_PER_IMAGE": "20",
-    "MODEL.RPN.POST_NMS_TOPK_TEST": "20",
-    "SEED": "3",
-}
 
 
 def train(cfg, resume=False):

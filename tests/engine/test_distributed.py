@@ -1,0 +1,29 @@
+"""Two ranks on the CPU, as torchrun starts them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_one_model(small_options, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "tools/train_net.py"]
+    command += ["--config-file", "configs/quickstart/stage1.yaml", *small_options]
+    command += ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "()"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model_final.pth").exists()
+    assert (tmp_path / "log.txt.rank1").exists()
