@@ -11,8 +11,8 @@ def write_results(cfg, results: dict) -> Path:
 
     Args:
         cfg: reads ``OUTPUT_DIR``.
-        results: ``{task: {metric: value}}``, or one such mapping per test dataset. NaN (a group
-            without categories) is written as null, since JSON has no NaN.
+        results: ``{task: {metric: value}}``, or one such mapping per test dataset. An undefined
+            value (a group without categories: NaN, or negative in LVIS) is written as null.
 
     Returns:
         The file's path.
@@ -29,4 +29,4 @@ def _plain(value):
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     number = float(value)
-    return None if math.isnan(number) else number
+    return None if math.isnan(number) or number < 0 else number

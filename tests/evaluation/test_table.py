@@ -38,10 +38,10 @@ def test_missing_task_names_the_file(tmp_path):
         read_row("Softmax", [folder], task="bbox")
 
 
-def test_results_are_written_whole_and_without_nan(tmp_path):
+def test_results_are_written_whole_and_undefined_ones_as_null(tmp_path):
     class Cfg:
         OUTPUT_DIR = str(tmp_path / "run")
 
-    path = write_results(Cfg, {"segm": {"AP": 1.5, "APr": float("nan")}})
-    assert json.loads(path.read_text()) == {"segm": {"AP": 1.5, "APr": None}}
+    path = write_results(Cfg, {"segm": {"AP": 1.5, "APr": float("nan"), "APl": -100.0}})
+    assert json.loads(path.read_text()) == {"segm": {"AP": 1.5, "APr": None, "APl": None}}
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
