@@ -24,13 +24,14 @@ def draw_comparison(
     target: Path,
     *,
     title: str = "Ground truth",
-    num_images: int = 6,
-    min_score: float = 0.3,
+    num_images: int = 4,
 ) -> Path:
     """Draw a sheet: a row an image, ground truth in the first column, then one column a result.
 
-    The images are the first ones of the annotation file that hold the most rare instances. Masks,
-    boxes and labels are coloured by frequency group (red rare, orange common, blue frequent).
+    Of each result, as many of the highest-scored detections are drawn as the image has instances.
+    Those of the right class and with a box IoU of at least 0.5 have their mask filled, the others
+    an outline alone. Colours are frequency groups: red rare, orange common, blue frequent. The
+    images are those where the results together find the most rare instances.
 
     Args:
         json_file: LVIS-format annotations (categories carry ``frequency``).
@@ -40,23 +41,25 @@ def draw_comparison(
         target: PNG to write.
         title: title of the first column.
         num_images: rows.
-        min_score: detections below are not drawn.
 
     Returns:
         ``target``.
     """
     data = json.loads(Path(json_file).read_text())
     categories = {category["id"]: category for category in data["categories"]}
-    truth = _by_image(data["annotations"])
-    images = _with_most_rare(data["images"], truth, categories)[:num_images]
+    truth = _by_image([{**a, "right": True} for a in data["annotations"]])
     columns = {title: truth}
     for name, path in results.items():
-        detections = json.loads(Path(path).read_text())
-        columns[name] = _by_image([d for d in detections if d["score"] >= min_score])
+        columns[name] = _best(_by_image(json.loads(Path(path).read_text())), truth)
+    found = list(columns.values())[1:]
+    images = sorted(
+        data["images"],
+        key=lambda image: sum(_rare_hits(column[image["id"]], categories) for column in found),
+        reverse=True,
+    )[:num_images]
     sheet = Image.new("RGB", (CELL * len(columns), HEADER + CELL * len(images)), "white")
     for column, (name, instances) in enumerate(columns.items()):
-        label = name if name == title else f"{name} (score > {min_score:g})"
-        ImageDraw.Draw(sheet).text((column * CELL + 6, 6), label, "black", font=_font(16))
+        ImageDraw.Draw(sheet).text((column * CELL + 6, 6), name, "black", font=_font(16))
         for row, image in enumerate(images):
             cell = _draw_cell(image, image_root, instances[image["id"]], categories)
             sheet.paste(cell, (column * CELL, HEADER + row * CELL))
@@ -73,19 +76,28 @@ def _by_image(instances: list[dict]) -> dict[int, list[dict]]:
     return grouped
 
 
-def _with_most_rare(images: list[dict], truth: dict, categories: dict) -> list[dict]:
-    def rare(image):
-        found = (categories[a["category_id"]]["frequency"] for a in truth[image["id"]])
-        return sum(frequency == "r" for frequency in found)
+def _best(detections: dict[int, list[dict]], truth: dict[int, list[dict]]) -> dict[int, list[dict]]:
+    """The highest-scored detections of each image, each with ``right``: does it match the truth."""
+    best = defaultdict(list)
+    for image_id, instances in truth.items():
+        ranked = sorted(detections[image_id], key=lambda d: d["score"], reverse=True)
+        for detection in ranked[: len(instances)]:
+            same = [i["bbox"] for i in instances if i["category_id"] == detection["category_id"]]
+            overlap = mask_api.iou([detection["bbox"]], same, [0] * len(same)) if same else [0]
+            best[image_id].append({**detection, "right": bool(np.max(overlap) >= 0.5)})
+    return best
 
-    return sorted(images, key=rare, reverse=True)
+
+def _rare_hits(detections: list[dict], categories: dict) -> int:
+    hits = (categories[d["category_id"]]["frequency"] for d in detections if d["right"])
+    return sum(frequency == "r" for frequency in hits)
 
 
 def _draw_cell(image: dict, root: Path, instances: list[dict], categories: dict) -> Image.Image:
     picture = Image.open(Path(root, *image["coco_url"].split("/")[-2:])).convert("RGB")
     scale = CELL / max(picture.size)
     pixels = np.asarray(picture, dtype=np.float32)
-    for instance in instances:
+    for instance in (i for i in instances if i["right"]):
         mask = _mask(instance["segmentation"], image)
         colour = np.array(COLOURS[categories[instance["category_id"]]["frequency"]])
         pixels = np.where(mask[..., None], 0.55 * pixels + 0.45 * colour, pixels)
@@ -101,7 +113,8 @@ def _draw_cell(image: dict, root: Path, instances: list[dict], categories: dict)
 def _draw_box(pen: ImageDraw.ImageDraw, instance: dict, category: dict, scale: float) -> None:
     x, y, width, height = (value * scale for value in instance["bbox"])
     colour = COLOURS[category["frequency"]]
-    pen.rectangle((x, y, x + width, y + height), outline=colour, width=2)
+    outline = 3 if instance["right"] else 1
+    pen.rectangle((x, y, x + width, y + height), outline=colour, width=outline)
     score = f" {instance['score']:.2f}" if "score" in instance else ""
     label = f"{category['name']}{score}"
     left, top, right, bottom = pen.textbbox((x, max(y - 15, 0)), label, font=_font(12))

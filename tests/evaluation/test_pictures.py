@@ -27,16 +27,19 @@ def test_masks_appear_where_they_belong_in_the_colour_of_their_group(tmp_path):
     (tmp_path / "gt.json").write_text(json.dumps(data))
     rle = mask_api.encode(np.asfortranarray(np.ones((40, 40), np.uint8)))
     rle["counts"] = rle["counts"].decode()
-    detection = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 40], "segmentation": rle}
-    results = [{**detection, "score": 0.1}]
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    detection = {"image_id": 1, "category_id": 1, "segmentation": rle}
+    columns = {}
+    for name, box in {"right": [21, 21, 15, 15], "wrong": [0, 0, 10, 10]}.items():
+        columns[name] = tmp_path / f"{name}.json"
+        # The second detection is one more than the image has instances: it is not drawn.
+        second = {**detection, "bbox": [0, 0, 40, 40], "score": 0.1}
+        columns[name].write_text(json.dumps([{**detection, "bbox": box, "score": 0.9}, second]))
     target = tmp_path / "sheet.png"
-    draw_comparison(
-        tmp_path / "gt.json", tmp_path, {"weak": tmp_path / "results.json"}, target, num_images=1
-    )
+    draw_comparison(tmp_path / "gt.json", tmp_path, columns, target, num_images=1)
     sheet = np.asarray(Image.open(target)).astype(int)
-    assert sheet.shape == (HEADER + CELL, 2 * CELL, 3)
-    inside = sheet[HEADER + round(CELL * 0.7), round(CELL * 0.7)]
-    np.testing.assert_allclose(inside, 0.45 * np.array(COLOURS["r"]), atol=3)
-    weak = sheet[HEADER + round(CELL * 0.7), CELL + round(CELL * 0.7)]
-    np.testing.assert_allclose(weak, 0, atol=3)  # below min_score: not drawn
+    assert sheet.shape == (HEADER + CELL, 3 * CELL, 3)
+    row = sheet[HEADER + round(CELL * 0.7)]
+    filled = 0.45 * np.array(COLOURS["r"])
+    np.testing.assert_allclose(row[round(CELL * 0.7)], filled, atol=3)
+    np.testing.assert_allclose(row[round(CELL * 1.7)], filled, atol=3)
+    np.testing.assert_allclose(row[round(CELL * 2.7)], 0, atol=3)
