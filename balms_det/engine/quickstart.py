@@ -127,11 +127,9 @@ def fingerprint(root: Path, command: list[str]) -> str:
 def run(root: Path, command: list[str]) -> None:
     """Run a command from the checkout, showing its progress lines; all of it when it fails."""
     print(f"[demo] {' '.join(['python', *command[1:]])}", flush=True)
-    # Threads that spin while they wait steal the cores from the data loader's processes.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     tail: list[str] = []
-    with subprocess.Popen(command, cwd=root, env=environment, **output) as process:
+    with subprocess.Popen(command, cwd=root, **output) as process:
         for line in process.stdout:
             tail = [*tail[-60:], line]
             if PROGRESS.search(line) or "train_net" not in command[1]:
