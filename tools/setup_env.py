@@ -87,8 +87,8 @@ def make_venv() -> None:
         )
     if shared and sys.prefix != sys.base_prefix:
         # This Python is a virtual environment itself, whose packages a new one does not see.
-        here, there = site_packages(sys.executable), site_packages(venv_python())
-        Path(there, "calling_environment.pth").write_text(here + "\n")
+        line = f"import site; site.addsitedir({site_packages(sys.executable)!r})\n"
+        Path(site_packages(venv_python()), "calling_environment.pth").write_text(line)
 
 
 def install(python: str) -> None:
