@@ -29,11 +29,11 @@ setup(
         "matplotlib>=3.6",
         "tabulate>=0.9",
         "msgspec>=0.18",
+        "setuptools<81",  # Detectron2 imports pkg_resources, which later versions do not have
     ],
     extras_require={
-        # What a Detectron2 wheel without metadata of its own needs; it imports pkg_resources.
+        # What Detectron2's wheel needs; it is installed without its own, too narrow metadata.
         "detectron2": [
-            "setuptools<81",
             "omegaconf>=2.1,<2.4",
             "hydra-core>=1.1",
             "termcolor>=1.1",
