@@ -12,10 +12,10 @@ PACKAGE = "balms_det"
 ALLOWED = {
     "losses": set(),
     "meta": {"losses"},
-    "data": {"config"},
-    "modeling": {"losses", "meta", "data", "config"},
-    "evaluation": {"data", "config"},
-    "engine": {"losses", "meta", "data", "config", "modeling", "evaluation"},
+    "data": {"config", "files"},
+    "modeling": {"losses", "meta", "data", "config", "files"},
+    "evaluation": {"data", "config", "files"},
+    "engine": {"losses", "meta", "data", "config", "files", "modeling", "evaluation"},
 }
 LOSSES_MAY_USE = {"torch", "numpy", PACKAGE}
 

@@ -6,12 +6,12 @@ Groups: "r" rare, "c" common, "f" frequent. ``t`` is the repeat threshold of RFS
 from __future__ import annotations
 
 import os
-import tempfile
 
 import numpy as np
 from tabulate import tabulate
 
 from balms_det.data.class_stats import ClassStats
+from balms_det.files import atomic_path
 
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 _COLOURS = {"r": "#d1495b", "c": "#edae49", "f": "#30638e"}
@@ -106,10 +106,6 @@ def plot_long_tail(stats: ClassStats, path: str, title: str) -> None:
 
 
 def _save(figure, path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
     kind = os.path.splitext(path)[1].lstrip(".") or "png"
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        draft = os.path.join(temporary, "plot")
-        figure.savefig(draft, format=kind, dpi=150)
-        os.replace(draft, path)
+    with atomic_path(path) as part:
+        figure.savefig(part, format=kind, dpi=150)

@@ -7,17 +7,16 @@ it lies beside the annotation file or, where that folder is read-only, in the us
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 
 import msgspec
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from balms_det.data.annotation_file import AnnotationSummary, summarize
+from balms_det.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -88,24 +87,9 @@ def _cache_paths(path: str) -> list[str]:
 def _write_first_possible(cache_paths: list[str], content: bytes) -> None:
     for cache_path in cache_paths:
         try:
-            _write_atomically(cache_path, content)
+            write_atomically(cache_path, content)
         except OSError as error:  # a read-only or full disk must not stop a training
             logger.debug("No cache at %s: %s", cache_path, error)
         else:
             logger.info("Class counts cached in %s", cache_path)
             return
-
-
-def _write_atomically(path: str, content: bytes) -> None:
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, suffix=SUFFIX + ".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise

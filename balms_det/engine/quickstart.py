@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from balms_det import __version__
 from balms_det.evaluation.pictures import draw_comparison
 from balms_det.evaluation.table import Row, format_table, read_row
+from balms_det.files import write_atomically
 
 DATASET = Path("datasets/icons_lt")
 PROGRESS = re.compile(r"eta: |Inference done|Resuming|Error|error")
@@ -108,10 +108,7 @@ def read_record(target: Path) -> dict:
 
 
 def write_record(target: Path, record: dict) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    part = target / "step.part"
-    part.write_text(json.dumps(record))
-    os.replace(part, target / "step.json")
+    write_atomically(target / "step.json", json.dumps(record))
 
 
 def fingerprint(root: Path, command: list[str]) -> str:
@@ -140,13 +137,8 @@ def run(root: Path, command: list[str]) -> None:
 
 def write_table(out: Path, rows: list[Row]) -> None:
     text = format_table(rows)
-    for name, content in {
-        "table.md": text + "\n",
-        "table.json": json.dumps([row.as_dict() for row in rows], indent=1),
-    }.items():
-        part = out / f"{name}.part"
-        part.write_text(content)
-        os.replace(part, out / name)
+    write_atomically(out / "table.md", text + "\n")
+    write_atomically(out / "table.json", json.dumps([row.as_dict() for row in rows], indent=1))
     print(f"\nMask AP on {DATASET.name}, by frequency group of the class\n\n{text}\n", flush=True)
 
 

@@ -2,8 +2,9 @@
 
 import json
 import math
-import os
 from pathlib import Path
+
+from balms_det.files import write_atomically
 
 
 def write_results(cfg, results: dict) -> Path:
@@ -18,10 +19,7 @@ def write_results(cfg, results: dict) -> Path:
         The file's path.
     """
     path = Path(cfg.OUTPUT_DIR, "results.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(_plain(results), indent=1))
-    os.replace(part, path)
+    write_atomically(path, json.dumps(_plain(results), indent=1))
     return path
 
 

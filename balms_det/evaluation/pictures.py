@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_api
+
+from balms_det.files import atomic_path
 
 # Colours of rare, common and frequent classes.
 COLOURS = {"r": (214, 39, 40), "c": (255, 150, 20), "f": (31, 119, 180)}
@@ -63,9 +64,8 @@ def draw_comparison(
         for row, image in enumerate(images):
             cell = _draw_cell(image, image_root, instances[image["id"]], categories)
             sheet.paste(cell, (column * CELL, HEADER + row * CELL))
-    part = Path(target).with_suffix(".part")
-    sheet.save(part, format="PNG")
-    os.replace(part, target)
+    with atomic_path(target) as part:
+        sheet.save(part, format="PNG")
     return target
 
 

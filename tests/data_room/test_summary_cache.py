@@ -74,14 +74,14 @@ def test_folder_that_cannot_be_written_falls_back_to_home(
     write_dataset, fresh, monkeypatch, tmp_path
 ):
     path, _ = write_dataset(coco_content())
-    write = summary_cache._write_atomically
+    write = summary_cache.write_atomically
 
     def refuse_beside(cache_path, content):
         if cache_path == path + SUFFIX:
             raise PermissionError(cache_path)
         write(cache_path, content)
 
-    monkeypatch.setattr(summary_cache, "_write_atomically", refuse_beside)
+    monkeypatch.setattr(summary_cache, "write_atomically", refuse_beside)
     first = annotation_summary(path)
     assert len(list((tmp_path / "home" / "balms_det").iterdir())) == 1
     fresh()

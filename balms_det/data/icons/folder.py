@@ -9,7 +9,8 @@ import logging
 import re
 from pathlib import Path
 
-from balms_det.data.icons.writer import sha256, write_atomic
+from balms_det.data.icons.writer import sha256
+from balms_det.files import write_atomically
 
 SPLITS = ("train", "val")
 _MARKER = ".icons_lt_unfinished"
@@ -86,5 +87,5 @@ def clear(root: Path) -> None:
 
 def complete(root: Path, manifest: dict) -> None:
     """Write the manifest, which declares the dataset complete."""
-    write_atomic(root / _MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+    write_atomically(root / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
     (root / _MARKER).unlink(missing_ok=True)

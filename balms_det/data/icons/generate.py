@@ -15,6 +15,7 @@ from balms_det.data.icons import folder, font, plan, writer
 from balms_det.data.icons.catalog import IconClass, build_catalog, frequency_order
 from balms_det.data.icons.render import SplitSpec, render_image
 from balms_det.data.icons.style import SceneStyle
+from balms_det.files import write_atomically
 
 GENERATOR_VERSION = 1  # to be raised whenever the same parameters give other bytes
 _LEAST = {"num_classes": 1, "num_train": 1, "num_val": 1, "image_size": 64, "seed": 0}
@@ -142,7 +143,7 @@ def _write_jsons(
     manifest: dict = {"parameters": parameters}
     for split, split_records in records.items():
         content = writer.lvis_json(split_records, categories, f"icons_lt {split}")
-        writer.write_atomic(folder.json_path(root, split), content)
+        write_atomically(folder.json_path(root, split), content)
         manifest[split] = {
             "images": len(split_records),
             "instances": sum(len(record["annotations"]) for record in split_records),

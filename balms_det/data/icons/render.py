@@ -10,7 +10,7 @@ from balms_det.data.icons.folder import SPLITS
 from balms_det.data.icons.polygons import mask_to_polygons
 from balms_det.data.icons.scene import Scene, compose
 from balms_det.data.icons.style import SceneStyle
-from balms_det.data.icons.writer import write_atomic
+from balms_det.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def render_image(spec: SplitSpec, index: int, classes: list[int]) -> dict:
     present = {scene.items[i].class_index for i in masks}
     image_id = spec.first_id + index
     name = f"{spec.split}/{index + 1:06d}.jpg"
-    write_atomic(spec.root / name, background.photograph(scene.canvas, spec.style, rng))
+    write_atomically(spec.root / name, background.photograph(scene.canvas, spec.style, rng))
     image = {
         "id": image_id,
         "width": spec.image_size,

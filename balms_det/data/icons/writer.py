@@ -1,30 +1,14 @@
-"""LVIS v1 json of the scenes, and files that are never seen half-written."""
+"""LVIS v1 json of the scenes."""
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from balms_det.data.class_stats import COMMON_MAX, RARE_MAX
 from balms_det.data.icons.catalog import IconClass
-
-LVIS_RARE, LVIS_COMMON = 10, 100  # most training images of a rare and of a common class
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then rename it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def sha256(path: Path) -> str:
@@ -34,7 +18,7 @@ def sha256(path: Path) -> str:
 
 def frequency(image_count: int) -> str:
     """LVIS's letter for a class: rare, common or frequent."""
-    return "r" if image_count <= LVIS_RARE else "c" if image_count <= LVIS_COMMON else "f"
+    return "r" if image_count <= RARE_MAX else "c" if image_count <= COMMON_MAX else "f"
 
 
 def categories(classes: list[IconClass], train: Iterable[dict]) -> list[dict]:
