@@ -23,7 +23,7 @@ from balms_det.evaluation.table import Row, format_table, read_row
 from balms_det.files import write_atomically
 
 DATASET = Path("datasets/icons_lt")
-PROGRESS = re.compile(r"eta: |Inference done|Resuming|Error|error")
+PROGRESS = re.compile(r"eta: |Inference done|Traceback|Error: ")
 
 
 @dataclass(frozen=True)
