@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +63,8 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
     make_dataset(root)
     folders = [out / f"seed{seed}" for seed in range(seeds)]
     for seed, folder in enumerate(folders):
-        for step in [STAGE1, *METHODS]:
-            train(root, folder, step, seed)
+        train(root, folder, STAGE1, seed)
+        train_side_by_side(root, folder, METHODS, seed)
     rows = [read_row(step.label, [folder / step.name for folder in folders]) for step in METHODS]
     write_table(out, rows)
     draw_picture(root, out)
@@ -73,7 +75,15 @@ def make_dataset(root: Path) -> None:
     run(root, [sys.executable, "tools/make_icons.py", "--out", str(DATASET)])
 
 
-def train(root: Path, folder: Path, step: Step, seed: int) -> None:
+def train_side_by_side(root: Path, folder: Path, steps: list[Step], seed: int) -> None:
+    """Run several steps at once, on a core each: one small model makes little use of a second."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        started = [pool.submit(train, root, folder, step, seed, threads=1) for step in steps]
+        for step in started:
+            step.result()
+
+
+def train(root: Path, folder: Path, step: Step, seed: int, threads: int | None = None) -> None:
     """Run one step: not if it has finished with the same inputs, and from its last checkpoint if
     it was interrupted. What it left with other inputs is removed first."""
     target = folder / step.name
@@ -88,7 +98,7 @@ def train(root: Path, folder: Path, step: Step, seed: int) -> None:
         shutil.rmtree(target)
     write_record(target, {"inputs": inputs, "seconds": None})
     started = time.time()
-    run(root, command)
+    run(root, command, label=f"{step.label}: ", threads=threads)
     write_record(target, {"inputs": inputs, "seconds": time.time() - started})
 
 
@@ -121,16 +131,23 @@ def fingerprint(root: Path, command: list[str]) -> str:
     return digest.hexdigest()
 
 
-def run(root: Path, command: list[str]) -> None:
-    """Run a command from the checkout, showing its progress lines; all of it when it fails."""
+def run(root: Path, command: list[str], label: str = "", threads: int | None = None) -> None:
+    """Run a command from the checkout, showing its progress lines after ``label``.
+
+    ``threads`` limits its OpenMP threads; None leaves them to the environment.
+
+    Raises:
+        RuntimeError: the command failed; the message has the last lines that it printed.
+    """
     print(f"[demo] {' '.join(['python', *command[1:]])}", flush=True)
+    environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     tail: list[str] = []
-    with subprocess.Popen(command, cwd=root, **output) as process:
+    with subprocess.Popen(command, cwd=root, env=environment, **output) as process:
         for line in process.stdout:
             tail = [*tail[-60:], line]
             if PROGRESS.search(line) or "train_net" not in command[1]:
-                print(line, end="", flush=True)
+                print(label + line, end="", flush=True)
     if process.returncode:
         raise RuntimeError(f"this step failed: {' '.join(command)}\n{''.join(tail)}")
 

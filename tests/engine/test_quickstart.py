@@ -24,7 +24,7 @@ def root(tmp_path):
 def commands(monkeypatch, root):
     done = []
 
-    def pretend(_, command):
+    def pretend(_, command, **options):
         done.append(command)
         (root / "run" / STEP.name).mkdir(parents=True, exist_ok=True)
 
@@ -56,14 +56,14 @@ def test_what_other_inputs_left_is_not_resumed(root, commands):
 
 
 def test_an_interrupted_step_is_resumed(root, commands, monkeypatch):
-    def interrupted(_, command):
+    def interrupted(_, command, **options):
         (root / "run" / STEP.name / "last_checkpoint").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(quickstart, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quickstart.train(root, root / "run", STEP, seed=0)
-    monkeypatch.setattr(quickstart, "run", lambda _, command: commands.append(command))
+    monkeypatch.setattr(quickstart, "run", lambda _, command, **options: commands.append(command))
     quickstart.train(root, root / "run", STEP, seed=0)
     assert (root / "run" / STEP.name / "last_checkpoint").exists()
     assert len(commands) == 1
@@ -81,3 +81,12 @@ def test_a_failing_step_shows_what_it_said(root, capfd):
     code = "print('first words'); raise SystemExit('the reason')"
     with pytest.raises(RuntimeError, match="the reason"):
         quickstart.run(root, [sys.executable, "-c", code])
+
+
+def test_an_error_of_a_step_beside_others_is_not_lost(root, monkeypatch):
+    def fail(_, command, **options):
+        raise RuntimeError(f"this step failed: {command}")
+
+    monkeypatch.setattr(quickstart, "run", fail)
+    with pytest.raises(RuntimeError, match="stage2_softmax"):
+        quickstart.train_side_by_side(root, root / "run", [STEP], seed=0)
