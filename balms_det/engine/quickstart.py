@@ -58,7 +58,7 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
         The rows of the table.
 
     Raises:
-        RuntimeError: a step failed; the message names its log.
+        RuntimeError: a step failed; the message has the last lines that it printed.
     """
     make_dataset(root)
     folders = [out / f"seed{seed}" for seed in range(seeds)]

@@ -15,7 +15,7 @@ def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) ->
     COCO-format data Detectron2's COCO metrics.
 
     Args:
-        cfg: reads ``OUTPUT_DIR`` (when ``output_folder`` is None) and ``TEST``.
+        cfg: reads ``OUTPUT_DIR`` when ``output_folder`` is None.
         dataset_name: registered name; its metadata carries ``evaluator_type``.
         output_folder: where predictions are written.
 

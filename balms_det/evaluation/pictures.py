@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_api
 
+from balms_det.data.masks import rle_to_mask, segmentation_to_rle
 from balms_det.files import atomic_path
 
 # Colours of rare, common and frequent classes.
@@ -98,7 +99,8 @@ def _draw_cell(image: dict, root: Path, instances: list[dict], categories: dict)
     scale = CELL / max(picture.size)
     pixels = np.asarray(picture, dtype=np.float32)
     for instance in (i for i in instances if i["right"]):
-        mask = _mask(instance["segmentation"], image)
+        rle = segmentation_to_rle(instance["segmentation"], image["height"], image["width"])
+        mask = rle_to_mask(rle)
         colour = np.array(COLOURS[categories[instance["category_id"]]["frequency"]])
         pixels = np.where(mask[..., None], 0.55 * pixels + 0.45 * colour, pixels)
     size = (round(picture.width * scale), round(picture.height * scale))
@@ -120,15 +122,6 @@ def _draw_box(pen: ImageDraw.ImageDraw, instance: dict, category: dict, scale: f
     left, top, right, bottom = pen.textbbox((x, max(y - 15, 0)), label, font=_font(12))
     pen.rectangle((left - 2, top - 1, right + 2, bottom + 2), fill=colour)
     pen.text((x, max(y - 15, 0)), label, "white", font=_font(12))
-
-
-def _mask(segmentation, image: dict) -> np.ndarray:
-    size = image["height"], image["width"]
-    if isinstance(segmentation, list):
-        segmentation = mask_api.merge(mask_api.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = mask_api.frPyObjects(segmentation, *size)
-    return mask_api.decode(segmentation).astype(bool)
 
 
 def _font(size: int):
