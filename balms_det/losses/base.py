@@ -134,6 +134,20 @@ class BoxLoss(nn.Module, ABC):
                 return logits.sum() * 0
             return self.plain_per_roi(logits, gt_classes).sum() / len(logits)
 
+    def row_gradients(self, logits: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
+        """``per_roi`` and its gradient by the logits of the same RoI, (R,) and (R, L), no graph.
+
+        They are what a weighted loss needs: a factor of a RoI multiplies its row of both. State
+        moves once, as in ``forward``. Half-precision logits are computed in float32.
+        """
+        self._check(logits, gt_classes, None)
+        with torch.autocast(logits.device.type, enabled=False), torch.enable_grad():
+            logits = full_precision(logits.detach()).requires_grad_()
+            if len(logits) == 0:
+                return logits.new_zeros(0), torch.zeros_like(logits)
+            losses = self.per_roi(logits, gt_classes)
+            return losses.detach(), torch.autograd.grad(losses.sum(), logits)[0]
+
     def _check(self, logits: Tensor, gt_classes: Tensor, weights: Tensor | None) -> None:
         name = type(self).__name__
         if logits.dim() != 2 or logits.shape[1] != self.num_logits:

@@ -1,0 +1,144 @@
+"""The gradient of the meta loss by the RoI factors, in closed form.
+
+Symbols and shapes, for one box predictor
+    W       parameters of the classifier, of any module that maps features to logits
+    h_i     (D,) feature of training RoI i of R;  z_i its (L,) logits;  l_i its loss
+    omega   (R,) factors;  a  the weight of ``loss_cls``
+    G       (R, L) rows ``dl_i / dz_i``
+    V       ``dL_meta / dW'``
+    c       ``-dW' / dg`` of the optimiser: lr, or with nesterov lr * (1 + momentum)
+
+The inner step is ``W' = W - c * (a / R) * sum_i omega_i * dl_i/dW + (terms without omega)``, so
+
+    dL_meta / domega_i = -c * (a / R) * < G_i , J_i V >,   J_i = dz_i / dW,
+
+and ``J_i V``, the change of RoI i's logits when W moves along V, is ``V h_i`` for a linear
+classifier. Features, logits and G are at hand: no second forward of the training batch and no
+second-order autograd (the derivation holds because l_i depends on the logits of RoI i alone).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from balms_det.losses.base import BoxLoss, full_precision
+from balms_det.meta.ranks import mean_over_ranks, num_ranks
+from balms_det.meta.virtual_sgd import virtual_sgd_step
+
+
+@dataclass(frozen=True)
+class RoIBatch:
+    """The RoIs of a batch before one box predictor: features (R, D), logits (R, L), labels (R,).
+
+    The logits of a training batch are connected to the classifier; features have no graph.
+    """
+
+    features: Tensor
+    logits: Tensor
+    gt_classes: Tensor
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One box predictor, of which a cascade has several, with its training and meta batch."""
+
+    classifier: nn.Module
+    cls_loss: BoxLoss
+    train: RoIBatch
+    meta: RoIBatch
+    loss_weight: float = 1.0
+
+
+def plain_meta_loss(cls_loss: BoxLoss, logits: Tensor, gt_classes: Tensor) -> Tensor:
+    """The paper's meta loss: the loss without its adjustment for the long tail."""
+    return cls_loss.plain_loss(logits, gt_classes)
+
+
+def training_meta_loss(cls_loss: BoxLoss, logits: Tensor, gt_classes: Tensor) -> Tensor:
+    """The meta loss of the authors' code: the training loss itself, whose state does not move.
+
+    Their code shifts the logits in place before it computes the meta loss from them.
+    """
+    with _evaluating(cls_loss):
+        return cls_loss(logits, gt_classes)
+
+
+META_LOSSES: dict[str, Callable[[BoxLoss, Tensor, Tensor], Tensor]] = {
+    "paper": plain_meta_loss,
+    "reference": training_meta_loss,
+}
+
+
+def hypergradient(
+    stage: Stage,
+    row_gradients: Tensor,
+    omega: Tensor,
+    optimizer: torch.optim.SGD,
+    meta_loss: Callable[[BoxLoss, Tensor, Tensor], Tensor] = plain_meta_loss,
+) -> tuple[Tensor, Tensor]:
+    """``dL_meta / domega`` and L_meta.
+
+    With several ranks every rank passes its own RoIs and gets the gradient by its own factors; the
+    inner step and L_meta are those of all ranks together.
+
+    Args:
+        stage: its training logits still carry the graph to the classifier.
+        row_gradients: G, (R, L), of the dtype of the logits in full precision.
+        omega: (R,) without graph.
+        optimizer: the one of the real step, before it.
+        meta_loss: of ``META_LOSSES``.
+
+    Returns:
+        (R,) gradient and the scalar meta loss of this rank.
+    """
+    scale = stage.loss_weight / max(len(omega), 1)
+    train = stage.train
+    parameters = dict(stage.classifier.named_parameters())
+    upstream = (row_gradients * (omega * scale).unsqueeze(1)).to(train.logits.dtype)
+    gradients = torch.autograd.grad(
+        train.logits, list(parameters.values()), upstream, retain_graph=True
+    )
+    steps = [
+        virtual_sgd_step(optimizer, parameter, gradient)
+        for parameter, gradient in zip(parameters.values(), mean_over_ranks(list(gradients)))
+    ]
+    moved = {name: value.requires_grad_() for name, (value, _) in zip(parameters, steps)}
+    logits = functional_call(stage.classifier, moved, full_precision(stage.meta.features))
+    loss = meta_loss(stage.cls_loss, logits, stage.meta.gt_classes)
+    slopes = mean_over_ranks(list(torch.autograd.grad(loss, list(moved.values()))))
+    direction = {
+        name: -slope * factor for name, slope, (_, factor) in zip(parameters, slopes, steps)
+    }
+    change = logits_along(stage.classifier, full_precision(train.features), direction)
+    by_omega = (row_gradients * change).sum(dim=1) * (scale / num_ranks())
+    return by_omega, loss.detach()
+
+
+def logits_along(classifier: nn.Module, features: Tensor, direction: dict[str, Tensor]) -> Tensor:
+    """How the logits change when the parameters move along ``direction``: ``J V``, (R, L).
+
+    Args:
+        classifier: a Linear, or another module whose forward supports forward-mode autograd.
+        features: (R, D).
+        direction: a tensor for every parameter, by name.
+    """
+    if type(classifier) is nn.Linear:
+        return nn.functional.linear(features, direction["weight"], direction.get("bias"))
+    values = {name: value.detach() for name, value in classifier.named_parameters()}
+    return jvp(lambda moved: functional_call(classifier, moved, features), (values,), (direction,))[1]
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

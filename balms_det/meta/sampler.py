@@ -1,0 +1,81 @@
+"""The Meta Sampler (BALMS, Ren et al., NeurIPS 2020, section 3.2) on the RoIs of a batch.
+
+Symbols: see :mod:`balms_det.meta.learner`, and
+    rho      (K,) ``sigmoid(theta)``, the classes' sampling rates
+    P, S     points to draw from and draws; here both are the number of foreground RoIs
+    noise    (S, P) standard Gumbel noise
+
+The images of a batch are drawn by the same rates: :mod:`balms_det.data.meta_sampling`.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from balms_det.meta.learner import META_LEARNER_REGISTRY, MetaLearner
+
+
+def gumbel_draw(log_rates: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw points with probability proportional to their rates, differentiably.
+
+    The straight-through Gumbel-Softmax (Jang et al., ICLR 2017, temperature 1): the maximum of
+    ``log_rates + noise`` is drawn, and the one-hot sample has the gradient of the softmax.
+
+    Args:
+        log_rates: (P,) logarithms of the points' rates.
+        noise: (S, P) Gumbel noise, a row a draw.
+
+    Returns:
+        (S,) the points drawn, and (S,) the retained entries of the one-hot samples: ones that
+        carry the gradient to ``log_rates``.
+    """
+    perturbed = log_rates + noise
+    drawn = perturbed.argmax(dim=1)
+    soft = perturbed.softmax(dim=1).gather(1, drawn.unsqueeze(1)).squeeze(1)
+    return drawn, 1 + soft - soft.detach()
+
+
+@META_LEARNER_REGISTRY.register()
+class MetaSampler(MetaLearner):
+    """Re-draws the foreground RoIs of a batch, with replacement, with probability ~ ``rho_y``.
+
+    The factor of a RoI is how often it was drawn, so the shares of foreground and background stay
+    what Detectron2's RoI sampler made them. The draws are a function of ``seed`` and of how many
+    batches were drawn before; the latter is in the state dict.
+
+    Args:
+        num_classes: K.
+        seed: of the draws; the same on every rank.
+
+    A batch of F foreground RoIs needs F * F numbers of noise.
+    """
+
+    def __init__(self, num_classes: int, *, seed: int = 0):
+        super().__init__(num_classes)
+        self.seed = seed
+        self._batches_drawn = 0
+
+    def forward(self, gt_classes: Tensor) -> Tensor:
+        # The one host synchronisation of a step: noise for all pairs of R would not fit.
+        foreground = (gt_classes < self.num_classes).nonzero().squeeze(1)
+        log_rho = F.logsigmoid(self.theta)[gt_classes[foreground]]
+        omega = torch.ones_like(gt_classes, dtype=log_rho.dtype)
+        if len(foreground) == 0:
+            return omega + self.theta.sum() * 0
+        drawn, retained = gumbel_draw(log_rho, self.gumbel_noise(log_rho))
+        times_drawn = torch.zeros_like(log_rho).index_add(0, drawn, retained)
+        return omega.index_copy(0, foreground, times_drawn)
+
+    def gumbel_noise(self, log_rates: Tensor) -> Tensor:
+        """(P, P) noise for the next batch, on the device and of the dtype of ``log_rates``."""
+        generator = torch.Generator(log_rates.device)
+        generator.manual_seed(self.seed * 1_000_003 + self._batches_drawn)
+        self._batches_drawn += 1
+        exponential = log_rates.new_empty((len(log_rates),) * 2).exponential_(generator=generator)
+        return -exponential.log()
+
+    def get_extra_state(self) -> dict:
+        return {"batches_drawn": self._batches_drawn}
+
+    def set_extra_state(self, state: dict) -> None:
+        self._batches_drawn = state["batches_drawn"]
