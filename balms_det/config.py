@@ -12,6 +12,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_loss(cfg)
     _add_data(cfg)
     _add_decoupled_training(cfg)
+    _add_meta(cfg)
     _add_authors_keys(cfg)
 
 
@@ -52,6 +53,21 @@ def _add_decoupled_training(cfg: CN) -> None:
     cfg.MODEL.DECOUPLED.ENABLED = False
     # A parameter trains when one of these is a dot-separated part of its name.
     cfg.MODEL.DECOUPLED.TRAIN_ONLY = ["cls_score"]
+
+
+def _add_meta(cfg: CN) -> None:
+    # Meta learning (BALMS): any name in balms_det.meta.META_LEARNER_REGISTRY; empty for none.
+    cfg.META = CN()
+    cfg.META.NAME = ""
+    # The learner's keyword arguments in upper case.
+    cfg.META.ARGS = CN(new_allowed=True)
+    # The meta loss: "paper" (the loss without its adjustment for the long tail) or "reference"
+    # (the training loss itself, as in the authors' code).
+    cfg.META.LOSS = "paper"
+    # The learner's Adam: the paper has 1e-3 for the reweighter and 1e-2 for the sampler, the
+    # authors' code 1e-2.
+    cfg.META.LR = 0.001
+    cfg.META.BETAS = (0.9, 0.999)
 
 
 def _add_authors_keys(cfg: CN) -> None:

@@ -21,7 +21,6 @@ class _PresetROIHeads(LongTailROIHeads):
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        reject_meta_reweight(cfg)
         cfg = cfg.clone()
         cfg.defrost()
         node = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS
@@ -44,23 +43,21 @@ class BalancedSoftmaxROIHeads(_PresetROIHeads):
     loss_name = "BalancedSigmoidLoss"
 
 
+@ROI_HEADS_REGISTRY.register()
+class BALMSROIHeads(BalancedSoftmaxROIHeads):
+    """The authors' heads for the Meta Reweighter, which ``META_REWEIGHT: True`` switches on."""
+
+
 def translate_authors_keys(cfg: CfgNode) -> None:
     """Write the authors' top-level keys as balms_det's, in place, in a config not yet frozen.
 
     ``DECOUPLE_TRAINING: True`` freezes all but the classifier: ``MODEL.DECOUPLED.ENABLED``.
-
-    Raises:
-        ValueError: ``META_REWEIGHT`` is on.
+    ``META_REWEIGHT: True`` is ``META.NAME: MetaReweighter`` with the meta loss and the learning
+    rate of the authors' code.
     """
-    reject_meta_reweight(cfg)
     if cfg.DECOUPLE_TRAINING:
         cfg.MODEL.DECOUPLED.ENABLED = True
-
-
-def reject_meta_reweight(cfg: CfgNode) -> None:
-    """Raise ValueError when the config asks for the meta learner."""
     if cfg.META_REWEIGHT:
-        raise ValueError(
-            "META_REWEIGHT: True needs the meta learner, which this version of balms_det does not "
-            "have. Set META_REWEIGHT: False to train with Balanced Softmax alone"
-        )
+        cfg.META.NAME = "MetaReweighter"
+        cfg.META.LOSS = "reference"
+        cfg.META.LR = 0.01

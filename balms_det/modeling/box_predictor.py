@@ -6,7 +6,7 @@ Detectron2's, through ``super()``; only what touches the class logits is replace
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+
+if TYPE_CHECKING:
+    from balms_det.modeling.recording import RoIRecorder
 
 
 class BoxPredictor(FastRCNNOutputLayers):
@@ -46,6 +49,8 @@ class BoxPredictor(FastRCNNOutputLayers):
                 f"{self.num_classes}"
             )
         self.cls_loss = cls_loss
+        # Set by balms_det.modeling.recording for the time of a forward pass.
+        self.recorder: RoIRecorder | None = None
         self.cls_score = self._shape_classifier(self.cls_score)
 
     @classmethod
@@ -60,19 +65,35 @@ class BoxPredictor(FastRCNNOutputLayers):
         self.bbox_pred = predictor.bbox_pred
         self.cls_score = self._shape_classifier(predictor.cls_score)
 
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``FastRCNNOutputLayers.forward``: logits (R, L) and box deltas."""
+        if self.recorder is None:
+            return super().forward(x)
+        features = x.flatten(start_dim=1)
+        self.recorder.features = features.detach()
+        logits, deltas = super().forward(features)
+        if features.dtype in (torch.float16, torch.bfloat16):
+            # The gradients that the meta step takes from the logits need full precision.
+            with torch.autocast(features.device.type, enabled=False):
+                logits = self.cls_score(features.float())
+        return logits, deltas
+
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
         """See ``FastRCNNOutputLayers.losses``: ``loss_cls`` and ``loss_box_reg``, scalars."""
         logits, deltas = predictions
+        gt_classes = _labels(proposals, logits.device)
+        if self.recorder is not None:
+            self.recorder.record(logits, gt_classes)
+            if not self.recorder.regress:
+                return {}
         logged = self.cls_loss.accuracy_scores(logits.detach())
         losses = super().losses((logged, deltas), proposals)
+        if self.recorder is not None:
+            del losses["loss_cls"]
+            return losses
         weight = self.loss_weight.get("loss_cls", 1.0)
-        gt_classes = (
-            cat([p.gt_classes for p in proposals], dim=0)
-            if len(proposals)
-            else torch.empty(0, dtype=torch.long, device=logits.device)
-        )
         losses["loss_cls"] = self.classification_loss(logits, gt_classes) * weight
         return losses
 
@@ -104,6 +125,12 @@ class BoxPredictor(FastRCNNOutputLayers):
                 resized.weight[:kept] = linear.weight[:kept]
             linear = resized
         return self.cls_loss.reset_classifier(linear)
+
+
+def _labels(proposals: list[Instances], device: torch.device) -> Tensor:
+    if len(proposals) == 0:
+        return torch.empty(0, dtype=torch.long, device=device)
+    return cat([p.gt_classes for p in proposals], dim=0)
 
 
 def build_loss_from_config(cfg: CfgNode) -> BoxLoss:

@@ -1,0 +1,72 @@
+"""Reading off what the box predictors see, for the meta step.
+
+While recorded, a predictor computes no classification loss: no running state moves, and the meta
+step gets features, logits and labels before any loss is applied to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from balms_det.meta import RoIBatch
+from balms_det.modeling.box_predictor import BoxPredictor
+
+
+def box_predictors(model: nn.Module) -> list[BoxPredictor]:
+    """The box predictors of a detector, one, or in a cascade one a stage, in order.
+
+    Raises:
+        ValueError: it has none of balms_det.
+    """
+    found = [module for module in model.modules() if isinstance(module, BoxPredictor)]
+    if not found:
+        raise ValueError(
+            "a meta learner needs ROI heads of balms_det: set MODEL.ROI_HEADS.NAME to "
+            "LongTailROIHeads or LongTailCascadeROIHeads"
+        )
+    return found
+
+
+@dataclass
+class RoIRecorder:
+    """What one box predictor sees in a forward pass.
+
+    Attributes:
+        batches: where the recorded RoIs go; a cascade's predictors share the list.
+        regress: whether the predictor computes the box regression loss and the accuracy logs.
+        features: (R, D) of the forward pass under way.
+    """
+
+    batches: list[RoIBatch]
+    regress: bool
+    features: torch.Tensor | None = None
+
+    def record(self, logits: torch.Tensor, gt_classes: torch.Tensor) -> None:
+        self.batches.append(RoIBatch(self.features, logits, gt_classes))
+
+
+@contextlib.contextmanager
+def recorded(predictors: list[BoxPredictor], *, regress: bool = True) -> Iterator[list[RoIBatch]]:
+    """Record one training forward pass of the detector; the list, a batch a predictor, fills as
+    it runs. See :class:`RoIRecorder` for ``regress``."""
+    batches: list[RoIBatch] = []
+    for predictor in predictors:
+        predictor.recorder = RoIRecorder(batches, regress)
+    try:
+        yield batches
+    finally:
+        for predictor in predictors:
+            predictor.recorder = None
+
+
+def record_silently(model: nn.Module, predictors: list[BoxPredictor], data: list) -> list[RoIBatch]:
+    """Record a batch without gradients, and without a trace in the logs."""
+    with torch.no_grad(), EventStorage(), recorded(predictors, regress=False) as batches:
+        model(data)
+    return batches
