@@ -1,4 +1,4 @@
-"""The training loader: dataset dicts, sampler, mapper and Detectron2's batching put together."""
+"""The training loader: dataset dicts, sampler, mapper and batching put together."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from detectron2.data import (
     get_detection_dataset_dicts,
 )
 from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.utils import comm
 from torch.utils.data import Dataset
 
 from balms_det.data.class_stats import ClassStats, build_class_stats
 from balms_det.data.copy_paste import CopyPaste
 from balms_det.data.draws import DrawAwareDataset
+from balms_det.data.global_batches import landscape_images
 from balms_det.data.instance_pool import InstancePool
 from balms_det.data.mapper import RepeatFactorDatasetMapper
+from balms_det.data.resumable_loader import ResumableLoader, SeededMapDataset
 from balms_det.data.samplers import (
     SAMPLER_REGISTRY,
     build_sampler,
@@ -36,13 +39,16 @@ def build_train_loader(
     """Endless loader of training batches; each is a list of mapped dataset dicts.
 
     ``DATALOADER.SAMPLER_TRAIN`` names a sampler of ``SAMPLER_REGISTRY``, or one of Detectron2's
-    own others, which Detectron2 then builds. The default mapper is
-    :class:`RepeatFactorDatasetMapper`, with copy-paste if ``INPUT.COPY_PASTE.ENABLED``. The class
-    statistics, by default ``build_class_stats(cfg)``, say which classes are rare.
+    own others, which Detectron2 then builds. Of the registry's samplers, those with
+    ``global_draws`` (all of ours) get a :class:`ResumableLoader`, the others Detectron2's loader.
+    The default mapper is :class:`RepeatFactorDatasetMapper`, with copy-paste if
+    ``INPUT.COPY_PASTE.ENABLED``. The class statistics, by default ``build_class_stats(cfg)``, say
+    which classes are rare.
 
     Raises:
         KeyError: an unknown sampler name.
-        ValueError: a dataset without a single annotation; copy-paste settings that cannot work.
+        ValueError: a dataset without a single annotation; copy-paste settings that cannot work; a
+            batch size that the ranks cannot share.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     check_sampler_name(name)
@@ -55,14 +61,34 @@ def build_train_loader(
         mapper = build_mapper(cfg, dataset, class_stats, storage=records)
     if name not in SAMPLER_REGISTRY:
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
+    sampler = build_sampler(cfg, dataset, class_stats)
+    if hasattr(sampler, "global_draws"):
+        mapped = SeededMapDataset(records, mapper, _seed(cfg))
+        return _resumable_loader(cfg, dataset, mapped, sampler)
     return build_detection_train_loader(
         DrawAwareDataset(records, mapper),
         mapper=None,
-        sampler=build_sampler(cfg, dataset, class_stats),
+        sampler=sampler,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def _resumable_loader(cfg: CfgNode, dataset_dicts, mapped: Dataset, sampler) -> ResumableLoader:
+    grouping = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    return ResumableLoader(
+        mapped,
+        sampler,
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        landscape=landscape_images(dataset_dicts) if grouping else None,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _seed(cfg: CfgNode) -> int:
+    # The ranks need one seed; without cfg.SEED it is random, and a resumed run has another.
+    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def load_train_dicts(cfg: CfgNode):

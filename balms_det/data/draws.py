@@ -4,11 +4,18 @@ A sampler that repeats images yields a :class:`DrawIndex` for each draw: the ind
 carried along, ``repeat`` (0 for the first draw of that image in the epoch, then 1, 2, ...) and
 ``num_repeats`` (its draws in that epoch). :class:`DrawAwareDataset` adds what is carried to the
 dataset dict, where the mapper finds it.
+
+A sampler of ours has ``global_draws(start)``: the endless stream of all ranks' draws from number
+``start`` on, of which plain iteration gives this rank's share. The resumable loader
+(:mod:`balms_det.data.resumable_loader`) reads it. A sampler whose draws are not a function of its
+seed and their number alone also has ``state_dict`` and ``load_state_dict``; its stream goes on from
+its state. One without ``global_draws`` is read by Detectron2's own loader.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -20,10 +27,12 @@ class DrawIndex(int):
     """An index into a dataset that carries what the sampler knows about the draw.
 
     It is an ``int`` wherever one is expected, and survives pickling. ``carried`` is open: a sampler
-    may add keys of its own, which then appear in the dataset dict that the mapper receives.
+    may add keys of its own, which then appear in the dataset dict that the mapper receives. Their
+    values are plain Python numbers, strings, lists or dicts: checkpoints hold them.
     """
 
     carried: dict
+    position: int | None = None  # number of the draw in the stream of all ranks, once it is known
 
     def __new__(cls, index: int, **carried) -> DrawIndex:
         draw = super().__new__(cls, index)
@@ -33,6 +42,12 @@ class DrawIndex(int):
     @property
     def repeat(self) -> int:
         return self.carried.get("repeat", 0)
+
+    def at(self, position: int) -> DrawIndex:
+        """The same draw, as number ``position`` of the stream of all ranks."""
+        draw = DrawIndex(self, **self.carried)
+        draw.position = position
+        return draw
 
 
 def count_repeats(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,11 +82,16 @@ class RepeatAwareSampler(RepeatFactorTrainingSampler):
         return torch.repeat_interleave(torch.arange(len(draws)), draws)
 
     def _infinite_indices(self):
+        return self.global_draws()
+
+    def global_draws(self, start: int = 0) -> Iterator[DrawIndex]:
+        """The draws of all ranks, from number ``start`` on; epochs before it cost little."""
         state = None
         for number in itertools.count():
             draws, state = self._epoch(number, state)
-            for index, repeat, num_repeats in zip(*draws):
+            for index, repeat, num_repeats in zip(*draws[:, start:]):
                 yield DrawIndex(index, repeat=int(repeat), num_repeats=int(num_repeats))
+            start = max(start - draws.shape[1], 0)
 
     def _epoch(self, number: int, state: torch.Tensor | None) -> tuple[np.ndarray, torch.Tensor]:
         """(3, M) int32 draws (index, repeat, num_repeats) and the generator's state after them.

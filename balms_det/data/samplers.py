@@ -1,13 +1,15 @@
 """Training samplers, by the name that ``DATALOADER.SAMPLER_TRAIN`` gives them.
 
 An entry of :data:`SAMPLER_REGISTRY` is called as ``entry(cfg, incidence)`` and returns an endless
-sampler of indices into the dataset dicts that ``incidence`` was read from.
+sampler of indices into the dataset dicts that ``incidence`` was read from. With ``global_draws``
+(:mod:`balms_det.data.draws`) it gets a loader that resumes exactly.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -54,6 +56,10 @@ class TrainingSampler(d2_samplers.TrainingSampler):
     @classmethod
     def from_config(cls, cfg: CfgNode, incidence: CategoryIncidence) -> dict:
         return {"size": incidence.num_images, "seed": _seed(cfg)}
+
+    def global_draws(self, start: int = 0) -> Iterator[int]:
+        """The draws of all ranks, from number ``start`` on."""
+        return itertools.islice(self._infinite_indices(), start, None)
 
 
 @SAMPLER_REGISTRY.register()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 
 import torch
 from detectron2.engine import DefaultTrainer, defaults
@@ -11,7 +12,13 @@ from balms_det.data.build import build_train_loader
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.results import write_results
+from balms_det.engine.step_seed import SeedEveryStep
 from balms_det.evaluation import build_evaluator
+
+logger = logging.getLogger(__name__)
+
+# Where the state of the trainer keeps that of its loader.
+LOADER_KEY = "data_loader"
 
 
 class LongTailTrainer(DefaultTrainer):
@@ -19,7 +26,8 @@ class LongTailTrainer(DefaultTrainer):
 
     Over ``DefaultTrainer`` it adds: ``MODEL.DECOUPLED`` (stage 2), classifier conversion when
     weights are loaded, balms_det's samplers and mapper, an evaluator for LVIS- and COCO-format
-    data, ``results.json`` in ``OUTPUT_DIR``, and distributed training on the CPU.
+    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, and exact resume:
+    with ``SEED`` set, a run that was stopped and resumed ends in the same weights.
     """
 
     def __init__(self, cfg):
@@ -36,6 +44,28 @@ class LongTailTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         return build_train_loader(cfg)
+
+    def build_hooks(self):
+        hooks = super().build_hooks()
+        return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
+
+    def state_dict(self):
+        state = super().state_dict()
+        if hasattr(self.data_loader, "state_dict"):
+            state[LOADER_KEY] = self.data_loader.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if not hasattr(self.data_loader, "load_state_dict"):
+            return
+        if LOADER_KEY in state_dict:
+            self.data_loader.load_state_dict(state_dict[LOADER_KEY])
+        else:
+            logger.warning(
+                "The checkpoint does not say where its training data stood (another version or "
+                "another sampler saved it): the data start over."
+            )
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
