@@ -35,6 +35,8 @@ class MetaStepTrainer(SimpleTrainer):
         optimizer: a ``torch.optim.SGD`` that trains the box classifier.
         meta_loader: meta batches.
         meta_step: owns the learner; on the device of the model.
+        sampler_period: every so many iterations the learner's rates reach the sampler of
+            ``data_loader``, if it takes any (``set_rates``).
         amp_dtype: autocast dtype of the forward passes; None for full precision. The meta step
             itself always runs in full precision.
 
@@ -50,6 +52,7 @@ class MetaStepTrainer(SimpleTrainer):
         meta_loader: Iterable,
         meta_step: MetaStep,
         *,
+        sampler_period: int = 20,
         amp_dtype: torch.dtype | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
@@ -58,6 +61,7 @@ class MetaStepTrainer(SimpleTrainer):
         self.predictors = box_predictors(self.detector)
         self.meta_loader = meta_loader
         self.meta_step = meta_step
+        self.sampler_period = sampler_period
         self.amp_dtype = amp_dtype
         device = next(self.detector.parameters()).device
         enabled = amp_dtype == torch.float16
@@ -66,6 +70,7 @@ class MetaStepTrainer(SimpleTrainer):
 
     def run_step(self) -> None:
         """One step; raises FloatingPointError when a loss or the meta loss is not finite."""
+        self._publish_rates()
         start = time.perf_counter()
         if self._meta_iterator is None:
             self._meta_iterator = iter(self.meta_loader)
@@ -85,6 +90,11 @@ class MetaStepTrainer(SimpleTrainer):
         self._write_meta_loss(meta_loss)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _publish_rates(self) -> None:
+        sampler = getattr(self.data_loader, "sampler", None)
+        if hasattr(sampler, "set_rates") and self.iter % self.sampler_period == 0:
+            sampler.set_rates(self.meta_step.learner.rates().cpu())
 
     def _autocast(self):
         if self.amp_dtype is None:
@@ -133,6 +143,8 @@ class MetaStepTrainer(SimpleTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
+        if hasattr(self.meta_loader, "state_dict"):
+            state["meta_loader"] = self.meta_loader.state_dict()
         state["meta_step"] = self.meta_step.state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
@@ -146,6 +158,8 @@ class MetaStepTrainer(SimpleTrainer):
         super().load_state_dict(state_dict)
         self.meta_step.load_state_dict(state_dict["meta_step"])
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if "meta_loader" in state_dict:
+            self.meta_loader.load_state_dict(state_dict["meta_loader"])
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
@@ -174,5 +188,6 @@ def build_meta_trainer(cfg: CfgNode, trainer: SimpleTrainer, meta_loader: Iterab
         trainer.optimizer,
         meta_loader,
         build_meta_step(cfg),
+        sampler_period=cfg.META.SAMPLER_PERIOD,
         amp_dtype=torch.float16 if cfg.SOLVER.AMP.ENABLED else None,
     )

@@ -8,9 +8,11 @@ import torch
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.utils import comm
 
-from balms_det.data.build import build_train_loader
+from balms_det.data.build import build_meta_loader, build_train_loader
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
+from balms_det.engine.meta_trainer import build_meta_trainer
+from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
 from balms_det.engine.step_seed import SeedEveryStep
 from balms_det.evaluation import build_evaluator
@@ -33,6 +35,8 @@ class LongTailTrainer(DefaultTrainer):
     def __init__(self, cfg):
         with _ddp_without_device_ids(cfg):
             super().__init__(cfg)
+        if cfg.META.NAME:
+            self._trainer = build_meta_trainer(cfg, self._trainer, build_meta_loader(cfg))
 
     @classmethod
     def build_model(cls, cfg):
@@ -47,6 +51,8 @@ class LongTailTrainer(DefaultTrainer):
 
     def build_hooks(self):
         hooks = super().build_hooks()
+        if self.cfg.META.NAME:
+            hooks.insert(-1, build_rate_history(self.cfg))  # before the writers
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
     def state_dict(self):

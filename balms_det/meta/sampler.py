@@ -2,7 +2,7 @@
 
 Symbols: see :mod:`balms_det.meta.learner`, and
     rho      (K,) ``sigmoid(theta)``, the classes' sampling rates
-    P, S     points to draw from and draws; here both are the number of foreground RoIs
+    P, S     points to draw from, the foreground RoIs, and draws
     noise    (S, P) standard Gumbel noise
 
 The images of a batch are drawn by the same rates: :mod:`balms_det.data.meta_sampling`.
@@ -39,19 +39,28 @@ def gumbel_draw(log_rates: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 class MetaSampler(MetaLearner):
     """Re-draws the foreground RoIs of a batch, with replacement, with probability ~ ``rho_y``.
 
-    The factor of a RoI is how often it was drawn, so the shares of foreground and background stay
-    what Detectron2's RoI sampler made them. The draws are a function of ``seed`` and of how many
-    batches were drawn before; the latter is in the state dict.
+    The factor of a RoI is how often it was drawn, divided by ``draws``, so the shares of foreground
+    and background stay what Detectron2's RoI sampler made them. The draws are a function of
+    ``seed`` and of how many batches were drawn before; the latter is in the state dict.
 
     Args:
         num_classes: K.
+        draws: how many draws for each foreground RoI. One, as in the paper, leaves out a third of
+            the RoIs of every batch, which short schedules do not make up for; with more, the
+            factors come closer to ``rho_y`` over its mean.
         seed: of the draws; the same on every rank.
 
-    A batch of F foreground RoIs needs F * F numbers of noise.
+    Raises:
+        ValueError: ``draws`` below 1.
+
+    A batch of F foreground RoIs needs ``draws * F * F`` numbers of noise.
     """
 
-    def __init__(self, num_classes: int, *, seed: int = 0):
+    def __init__(self, num_classes: int, *, draws: int = 1, seed: int = 0):
         super().__init__(num_classes)
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
+        self.draws = draws
         self.seed = seed
         self._batches_drawn = 0
 
@@ -63,16 +72,16 @@ class MetaSampler(MetaLearner):
         if len(foreground) == 0:
             return omega + self.theta.sum() * 0
         drawn, retained = gumbel_draw(log_rho, self.gumbel_noise(log_rho))
-        times_drawn = torch.zeros_like(log_rho).index_add(0, drawn, retained)
+        times_drawn = torch.zeros_like(log_rho).index_add(0, drawn, retained / self.draws)
         return omega.index_copy(0, foreground, times_drawn)
 
     def gumbel_noise(self, log_rates: Tensor) -> Tensor:
-        """(P, P) noise for the next batch, on the device and of the dtype of ``log_rates``."""
+        """(S, P) noise for the next batch, on the device and of the dtype of ``log_rates``."""
         generator = torch.Generator(log_rates.device)
         generator.manual_seed(self.seed * 1_000_003 + self._batches_drawn)
         self._batches_drawn += 1
-        exponential = log_rates.new_empty((len(log_rates),) * 2).exponential_(generator=generator)
-        return -exponential.log()
+        noise = log_rates.new_empty(self.draws * len(log_rates), len(log_rates))
+        return noise.exponential_(generator=generator).log_().neg_()
 
     def get_extra_state(self) -> dict:
         return {"batches_drawn": self._batches_drawn}

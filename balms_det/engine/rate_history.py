@@ -1,0 +1,123 @@
+"""What the meta learner has learned, over the iterations: logs, TensorBoard and a picture.
+
+Symbols: K classes; a *rate* is the learner's ``sigmoid(theta_c)``, the weight of a class for the
+Meta Reweighter and its sampling rate for the Meta Sampler.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from matplotlib.figure import Figure
+from PIL import Image
+
+from balms_det.data.class_stats import ClassStats, build_class_stats
+from balms_det.files import atomic_path
+
+GROUPS = {"r": ("rare", "#c2410c"), "c": ("common", "#2563eb"), "f": ("frequent", "#15803d")}
+
+
+class RateHistory(HookBase):
+    """Records the rates, logs their mean in every frequency group, and draws them at the end.
+
+    Scalars ``meta_rate/rare`` (``common``, ``frequent``), the picture ``meta_rates`` in TensorBoard
+    and, after training, ``meta_rates.png`` in ``output_dir``. The history is in the checkpoint.
+
+    Args:
+        class_stats: training counts of the K classes.
+        output_dir: where the PNG goes.
+        period: iterations between two records.
+        label: the picture's title.
+    """
+
+    def __init__(self, class_stats: ClassStats, output_dir: str, period: int, label: str):
+        self.class_stats = class_stats
+        self.output_dir = Path(output_dir)
+        self.period = max(1, period)
+        self.label = label
+        self.iterations: list[int] = []
+        self.rates: list[torch.Tensor] = []
+
+    def after_step(self) -> None:
+        at_end = self.trainer.iter + 1 == self.trainer.max_iter
+        if at_end or self.trainer.iter % self.period == 0:
+            self._record()
+        if at_end and comm.is_main_process():
+            picture = np.asarray(draw_rates(self))
+            self.trainer.storage.put_image("meta_rates", picture.transpose(2, 0, 1))
+
+    def _record(self) -> None:
+        rates = self.trainer._trainer.meta_step.learner.rates().cpu()
+        self.iterations.append(self.trainer.iter)
+        self.rates.append(rates)
+        groups = np.array(self.class_stats.frequency_groups())
+        for key, (name, _) in GROUPS.items():
+            if (groups == key).any():
+                mean = rates[torch.from_numpy(groups == key)].mean().item()
+                self.trainer.storage.put_scalar(f"meta_rate/{name}", mean, smoothing_hint=False)
+
+    def after_train(self) -> None:
+        if self.iterations and comm.is_main_process():
+            with atomic_path(self.output_dir / "meta_rates.png") as path:
+                draw_rates(self).save(path, format="PNG")
+
+    def state_dict(self) -> dict:
+        return {"iterations": list(self.iterations), "rates": list(self.rates)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.iterations, self.rates = list(state["iterations"]), list(state["rates"])
+
+
+def build_rate_history(cfg: CfgNode) -> RateHistory:
+    """A hundred records over the whole schedule."""
+    label = f"{cfg.META.NAME}, {cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME}"
+    return RateHistory(build_class_stats(cfg), cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER // 100, label)
+
+
+def draw_rates(history: RateHistory) -> Image.Image:
+    """The last rate of every class against its training images, and the groups' way there."""
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        by_count, by_iteration = figure.subplots(1, 2)
+        _draw_by_count(by_count, history)
+        _draw_by_iteration(by_iteration, history)
+        figure.suptitle(history.label)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=130)
+    return Image.open(buffer).convert("RGB")
+
+
+def _draw_by_count(axes, history: RateHistory) -> None:
+    groups = np.array(history.class_stats.frequency_groups())
+    counts, last = np.asarray(history.class_stats.image_count), history.rates[-1].numpy()
+    for key, (name, color) in GROUPS.items():
+        chosen = groups == key
+        if chosen.any():
+            shown = np.maximum(counts[chosen], 0.5)  # a class without images, on a log axis
+            label = f"{name} ({chosen.sum()})"
+            axes.scatter(shown, last[chosen], s=14, color=color, alpha=0.7, lw=0, label=label)
+    axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
+    axes.set(xscale="log", xlabel="training images of the class", ylabel="learned rate")
+    axes.set_title(f"after iteration {history.iterations[-1] + 1}", fontsize=9)
+    axes.legend(frameon=False)
+
+
+def _draw_by_iteration(axes, history: RateHistory) -> None:
+    groups = np.array(history.class_stats.frequency_groups())
+    rates = torch.stack(history.rates).numpy()
+    for key, (name, color) in GROUPS.items():
+        chosen = rates[:, groups == key]
+        if chosen.size:
+            low, high = np.percentile(chosen, [10, 90], axis=1)
+            axes.fill_between(history.iterations, low, high, color=color, alpha=0.15, lw=0)
+            axes.plot(history.iterations, chosen.mean(axis=1), color=color, lw=1.5, label=name)
+    axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
+    axes.set(xlabel="iteration", ylabel="mean, and 10 to 90 % of classes")
+    axes.legend(frameon=False)
