@@ -66,6 +66,8 @@ class MetaStepTrainer(SimpleTrainer):
         device = next(self.detector.parameters()).device
         enabled = amp_dtype == torch.float16
         self.grad_scaler = torch.amp.GradScaler(device.type, enabled=enabled)
+        # Images that the sampler drew for a class, on this rank: (K,), all 0 with other samplers.
+        self.images_drawn = torch.zeros(meta_step.learner.num_classes, dtype=torch.long)
         self._meta_iterator = None
 
     def run_step(self) -> None:
@@ -76,6 +78,7 @@ class MetaStepTrainer(SimpleTrainer):
             self._meta_iterator = iter(self.meta_loader)
         data, meta_data = next(self._data_loader_iter), next(self._meta_iterator)
         data_time = time.perf_counter() - start
+        self._count_draws(data)
         with self._autocast():
             meta = record_silently(self.detector, self.predictors, meta_data)
             with recorded(self.predictors) as train:
@@ -95,6 +98,15 @@ class MetaStepTrainer(SimpleTrainer):
         sampler = getattr(self.data_loader, "sampler", None)
         if hasattr(sampler, "set_rates") and self.iter % self.sampler_period == 0:
             sampler.set_rates(self.meta_step.learner.rates().cpu())
+
+    def _count_draws(self, data: list[dict]) -> None:
+        # Only MetaTrainingSampler says which class an image was drawn for; -1 is none.
+        drawn = [record for record in data if record.get("meta_class", -1) >= 0]
+        for record in drawn:
+            self.images_drawn[record["meta_class"]] += 1
+        if drawn:
+            rates = [record["meta_rate"] for record in drawn]
+            get_event_storage().put_scalar("meta_rate/drawn_images", np.mean(rates))
 
     def _autocast(self):
         if self.amp_dtype is None:
@@ -145,6 +157,7 @@ class MetaStepTrainer(SimpleTrainer):
         state = super().state_dict()
         if hasattr(self.meta_loader, "state_dict"):
             state["meta_loader"] = self.meta_loader.state_dict()
+        state["images_drawn"] = self.images_drawn.clone()
         state["meta_step"] = self.meta_step.state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
@@ -157,6 +170,7 @@ class MetaStepTrainer(SimpleTrainer):
             )
         super().load_state_dict(state_dict)
         self.meta_step.load_state_dict(state_dict["meta_step"])
+        self.images_drawn = state_dict["images_drawn"].clone()
         self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         if "meta_loader" in state_dict:
             self.meta_loader.load_state_dict(state_dict["meta_loader"])
@@ -164,7 +178,10 @@ class MetaStepTrainer(SimpleTrainer):
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Raise TypeError unless the optimiser's step is exactly that of ``torch.optim.SGD``."""
-    if not isinstance(optimizer, torch.optim.SGD) or type(optimizer).step is not torch.optim.SGD.step:
+    if (
+        not isinstance(optimizer, torch.optim.SGD)
+        or type(optimizer).step is not torch.optim.SGD.step
+    ):
         raise TypeError(
             f"a meta learner looks ahead by one step of SGD, and the optimiser is "
             f"{type(optimizer).__name__}. Use SGD, and set SOLVER.CLIP_GRADIENTS.ENABLED: False"
@@ -180,7 +197,9 @@ def build_meta_step(cfg: CfgNode) -> MetaStep:
     return MetaStep(learner, meta_loss=node.LOSS, lr=node.LR, betas=tuple(node.BETAS))
 
 
-def build_meta_trainer(cfg: CfgNode, trainer: SimpleTrainer, meta_loader: Iterable) -> MetaStepTrainer:
+def build_meta_trainer(
+    cfg: CfgNode, trainer: SimpleTrainer, meta_loader: Iterable
+) -> MetaStepTrainer:
     """The trainer that takes over from the one that ``DefaultTrainer`` has built."""
     return MetaStepTrainer(
         trainer.model,

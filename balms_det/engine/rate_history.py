@@ -63,6 +63,10 @@ class RateHistory(HookBase):
                 mean = rates[torch.from_numpy(groups == key)].mean().item()
                 self.trainer.storage.put_scalar(f"meta_rate/{name}", mean, smoothing_hint=False)
 
+    def images_drawn(self) -> np.ndarray:
+        """(K,) images that a Meta Sampler has drawn for every class, on this rank."""
+        return self.trainer._trainer.images_drawn.numpy()
+
     def after_train(self) -> None:
         if self.iterations and comm.is_main_process():
             with atomic_path(self.output_dir / "meta_rates.png") as path:
@@ -83,28 +87,37 @@ def build_rate_history(cfg: CfgNode) -> RateHistory:
 
 def draw_rates(history: RateHistory) -> Image.Image:
     """The last rate of every class against its training images, and the groups' way there."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        by_count, by_iteration = figure.subplots(1, 2)
-        _draw_by_count(by_count, history)
-        _draw_by_iteration(by_iteration, history)
+    with matplotlib.rc_context(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    ):
+        drawn = history.images_drawn()
+        panels = 3 if drawn.any() else 2
+        figure = Figure(figsize=(4.3 * panels, 3.6), layout="constrained")
+        axes = figure.subplots(1, panels)
+        last = history.rates[-1].numpy()
+        _draw_by_count(axes[0], history, last, "learned rate")
+        axes[0].axhline(0.5, color="#999999", lw=0.8, ls=":")
+        _draw_by_iteration(axes[1], history)
+        if drawn.any():
+            _draw_by_count(axes[2], history, drawn, "images drawn for the class")
         figure.suptitle(history.label)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
     return Image.open(buffer).convert("RGB")
 
 
-def _draw_by_count(axes, history: RateHistory) -> None:
+def _draw_by_count(axes, history: RateHistory, values: np.ndarray, label: str) -> None:
     groups = np.array(history.class_stats.frequency_groups())
-    counts, last = np.asarray(history.class_stats.image_count), history.rates[-1].numpy()
+    # A class without images is drawn left of those with one.
+    counts = np.maximum(history.class_stats.image_count, 0.5)
     for key, (name, color) in GROUPS.items():
         chosen = groups == key
         if chosen.any():
-            shown = np.maximum(counts[chosen], 0.5)  # a class without images, on a log axis
-            label = f"{name} ({chosen.sum()})"
-            axes.scatter(shown, last[chosen], s=14, color=color, alpha=0.7, lw=0, label=label)
-    axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
-    axes.set(xscale="log", xlabel="training images of the class", ylabel="learned rate")
+            of_group = f"{name} ({chosen.sum()})"
+            axes.scatter(
+                counts[chosen], values[chosen], s=14, color=color, alpha=0.7, lw=0, label=of_group
+            )
+    axes.set(xscale="log", xlabel="training images of the class", ylabel=label)
     axes.set_title(f"after iteration {history.iterations[-1] + 1}", fontsize=9)
     axes.legend(frameon=False)
 

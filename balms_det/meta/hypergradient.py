@@ -131,7 +131,9 @@ def logits_along(classifier: nn.Module, features: Tensor, direction: dict[str, T
     if type(classifier) is nn.Linear:
         return nn.functional.linear(features, direction["weight"], direction.get("bias"))
     values = {name: value.detach() for name, value in classifier.named_parameters()}
-    return jvp(lambda moved: functional_call(classifier, moved, features), (values,), (direction,))[1]
+    return jvp(lambda moved: functional_call(classifier, moved, features), (values,), (direction,))[
+        1
+    ]
 
 
 @contextlib.contextmanager

@@ -54,7 +54,9 @@ class MetaStep(nn.Module):
     ):
         super().__init__()
         if meta_loss not in META_LOSSES:
-            raise ValueError(f"META.LOSS must be one of {', '.join(META_LOSSES)}, got {meta_loss!r}")
+            raise ValueError(
+                f"META.LOSS must be one of {', '.join(META_LOSSES)}, got {meta_loss!r}"
+            )
         self.learner = learner
         self.meta_loss = META_LOSSES[meta_loss]
         self.adam = torch.optim.Adam(learner.parameters(), lr=lr, betas=tuple(betas))

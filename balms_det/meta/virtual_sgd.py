@@ -1,8 +1,8 @@
 """The step that a ``torch.optim.SGD`` would make, without making it, and its derivative.
 
-Symbols: p a parameter, g its gradient, m the momentum buffer; the update is torch's,
-``d = g + weight_decay * p``, ``m' = momentum * m + (1 - dampening) * d`` (the first time ``m' = d``)
-and ``p' = p - lr * m'``, or with nesterov ``p' = p - lr * (d + momentum * m')``.
+Symbols: p a parameter, g its gradient, m the momentum buffer; the update is torch's:
+``d = g + weight_decay * p``, then ``m' = momentum * m + (1 - dampening) * d`` (the first time
+``m' = d``), and ``p' = p - lr * m'``, or with nesterov ``p' = p - lr * (d + momentum * m')``.
 """
 
 import torch

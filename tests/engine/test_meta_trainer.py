@@ -28,9 +28,7 @@ def make_trainer(cfg, data, meta_data=None, lr=0.05, train_only=("cls_score",), 
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=1e-4)
     loaders = [itertools.repeat(copy.deepcopy(d)) for d in (data, meta_data or data)]
-    return MetaStepTrainer(
-        model, loaders[0], optimizer, loaders[1], build_meta_step(cfg), **kwargs
-    )
+    return MetaStepTrainer(model, loaders[0], optimizer, loaders[1], build_meta_step(cfg), **kwargs)
 
 
 def run(trainer, steps=1):
@@ -140,7 +138,7 @@ def test_nan_stops_before_the_classifier_moves(meta_cfg, batch, where):  # noqa:
     # The last stage's features alone: from earlier ones NaN boxes would reach Detectron2's check.
     heads = [m for m in trainer.model.modules() if type(m).__name__ == "FastRCNNConvFCHead"]
     heads[-1].register_forward_hook(poison)
-    with pytest.raises(FloatingPointError, match="NaN|nan"):
+    with pytest.raises(FloatingPointError, match=r"NaN|nan"):
         run(trainer)
     for old, new in zip(before, classifiers(trainer)):
         assert all(torch.equal(old[name], new[name]) for name in old)

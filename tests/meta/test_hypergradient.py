@@ -79,7 +79,8 @@ def numerical(stage, optimizer, omega, meta_loss, step=1e-5):
         shift = torch.zeros_like(omega)
         shift[i] = step
         high, low = (
-            look_ahead(stage, optimizer, moved, meta_loss) for moved in (omega + shift, omega - shift)
+            look_ahead(stage, optimizer, moved, meta_loss)
+            for moved in (omega + shift, omega - shift)
         )
         slopes.append((high - low) / (2 * step))
     return torch.tensor(slopes, dtype=torch.float64)

@@ -72,9 +72,7 @@ def test_meta_reweighter(name, meta_loss):
     stats = SimpleNamespace(**data["class_stats"])
     loss = build_box_loss("BalancedSigmoidLoss", len(stats.image_count), stats).double()
     learner = MetaReweighter(loss.num_classes).double()
-    meta = MetaStep(
-        learner, meta_loss=meta_loss, lr=values["meta_lr"], betas=values["adam_betas"]
-    )
+    meta = MetaStep(learner, meta_loss=meta_loss, lr=values["meta_lr"], betas=values["adam_betas"])
     for step in data["steps"]:
         before = step["state_before"]
         classifier, sgd = classifier_and_sgd(before, values)
