@@ -12,6 +12,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_loss(cfg)
     _add_data(cfg)
     _add_decoupled_training(cfg)
+    _add_meta_set(cfg)
     _add_authors_keys(cfg)
 
 
@@ -52,6 +53,20 @@ def _add_decoupled_training(cfg: CN) -> None:
     cfg.MODEL.DECOUPLED.ENABLED = False
     # A parameter trains when one of these is a dot-separated part of its name.
     cfg.MODEL.DECOUPLED.TRAIN_ONLY = ["cls_score"]
+
+
+def _add_meta_set(cfg: CN) -> None:
+    cfg.setdefault("META", CN())
+    # Where meta batches are drawn from: registered datasets with the training set's classes.
+    # Empty: the training set itself.
+    cfg.META.DATASETS = ()
+    # Images of a meta batch over all ranks; 0: as SOLVER.IMS_PER_BATCH.
+    cfg.META.IMS_PER_BATCH = 0
+    # The sampler of the meta set: any name in balms_det.data.samplers.SAMPLER_REGISTRY.
+    cfg.META.SAMPLER = "ClassBalancedTrainingSampler"
+    # Iterations between two updates of the rates by which DATALOADER.SAMPLER_TRAIN draws images,
+    # where that is MetaTrainingSampler.
+    cfg.META.SAMPLER_PERIOD = 20
 
 
 def _add_authors_keys(cfg: CN) -> None:
