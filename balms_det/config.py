@@ -13,6 +13,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
+=======
     _add_authors_keys(cfg)
 
 
@@ -68,6 +69,16 @@ def _add_meta(cfg: CN) -> None:
     # authors' code 1e-2.
     cfg.META.LR = 0.001
     cfg.META.BETAS = (0.9, 0.999)
+    # Where meta batches are drawn from: registered datasets with the training set's classes.
+    # Empty: the training set itself.
+    cfg.META.DATASETS = ()
+    # Images of a meta batch over all ranks; 0: as SOLVER.IMS_PER_BATCH.
+    cfg.META.IMS_PER_BATCH = 0
+    # The sampler of the meta set: any name in balms_det.data.samplers.SAMPLER_REGISTRY.
+    cfg.META.SAMPLER = "ClassBalancedTrainingSampler"
+    # Iterations between two updates of the rates by which DATALOADER.SAMPLER_TRAIN draws images,
+    # where that is MetaTrainingSampler.
+    cfg.META.SAMPLER_PERIOD = 20
 
 
 def _add_authors_keys(cfg: CN) -> None:

@@ -90,7 +90,8 @@ class ResumableLoader(Iterator):
         if total_batch_size <= 0 or total_batch_size % self._world_size:
             raise ValueError(
                 f"A batch of {total_batch_size} images cannot be shared evenly by "
-                f"{self._world_size} processes: check SOLVER.IMS_PER_BATCH."
+                f"{self._world_size} processes: check SOLVER.IMS_PER_BATCH (for the meta set, "
+                "META.IMS_PER_BATCH)."
             )
         self.dataset = dataset
         self.sampler = sampler

@@ -181,7 +181,7 @@ def build_sampler(
     check_annotated(dataset_dicts)
     incidence = CategoryIncidence.from_dicts(dataset_dicts)
     sampler = SAMPLER_REGISTRY.get(name)(cfg, incidence)
-    if isinstance(sampler, RepeatFactorTrainingSampler):
+    if hasattr(sampler, "epoch_factors"):
         if class_stats is None:
             counts = incidence.image_count, incidence.instance_count, incidence.num_images
             class_stats = ClassStats(*counts)
@@ -189,7 +189,7 @@ def build_sampler(
         groups = class_stats.frequency_groups()
         table = factor_table(incidence, groups, sampler.repeat_factors.numpy(), draws.numpy())
         logger.info(f"{name}:\n{table}")
-        if sampler.repeat_factors.max() <= 1:
+        if isinstance(sampler, RepeatFactorTrainingSampler) and sampler.repeat_factors.max() <= 1:
             logger.warning(
                 f"{name} repeats nothing: every factor is 1. "
                 f"DATALOADER.REPEAT_THRESHOLD is {cfg.DATALOADER.REPEAT_THRESHOLD}."

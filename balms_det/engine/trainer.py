@@ -8,7 +8,8 @@ import torch
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.utils import comm
 
-from balms_det.data.build import build_meta_loader, build_train_loader
+from balms_det.data.build import build_train_loader
+from balms_det.data.meta_set import build_meta_loader
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.meta_trainer import build_meta_trainer

@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from data_fixtures import annotation, record, small_config
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from balms_det.data.build import build_train_loader
 from balms_det.data.class_stats import ClassStats
+from balms_det.data.resumable_loader import ResumableLoader
 from balms_det.data.samplers import DETECTRON2_SAMPLERS, SAMPLER_REGISTRY
 
 NAMES = ["often", "seldom"]
@@ -149,3 +151,42 @@ def test_copy_paste_needs_bitmasks_and_known_groups(dataset, monkeypatch):
     cfg = config(name, INPUT__COPY_PASTE__ENABLED=True, INPUT__COPY_PASTE__GROUPS=["c"])
     with pytest.raises(ValueError, match="no instance to paste"):
         build_train_loader(cfg)
+
+
+class OwnSampler(torch.utils.data.Sampler):
+    """A sampler that was written for Detectron2: it knows nothing but its own rank's stream."""
+
+    def __init__(self, cfg, incidence):
+        self.size = incidence.num_images
+
+    def __iter__(self):
+        return itertools.cycle(range(self.size - 1))
+
+
+def test_a_users_own_sampler_goes_through_detectron2s_loader(dataset, monkeypatch):
+    monkeypatch.setitem(SAMPLER_REGISTRY._obj_map, "OwnSampler", OwnSampler)
+    name = dataset([[0], [0, 1], [0], [1]])
+    loader = build_train_loader(config(name, DATALOADER__SAMPLER_TRAIN="OwnSampler"))
+    assert not isinstance(loader, ResumableLoader)
+    assert [example["image_id"] for example in examples(loader, 6)] == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("sampler", sorted(key for key, _ in SAMPLER_REGISTRY))
+def test_every_sampler_of_ours_resumes(dataset, sampler):
+    def pictures(loader, count):
+        return [(e["image_id"], e["image"]) for e in examples(loader, count)]
+
+    cfg = config(dataset([[0]] * 6 + [[0, 1]]), DATALOADER__SAMPLER_TRAIN=sampler)
+    straight = pictures(build_train_loader(cfg), 40)
+    stopped, resumed = build_train_loader(cfg), build_train_loader(cfg)
+    pictures(stopped, 26)
+    resumed.load_state_dict(stopped.state_dict())
+    for (image_id, image), (same_id, same) in zip(pictures(resumed, 14), straight[26:]):
+        assert image_id == same_id and torch.equal(image, same)
+
+
+def test_without_a_seed_the_ranks_agree_on_one(dataset):
+    name = dataset([[0]] * 6 + [[0, 1]])
+    one, two = (build_train_loader(config(name, SEED=-1)) for _ in range(2))
+    assert one.dataset.seed >= 0 and one.dataset.seed != two.dataset.seed
+    assert len(next(iter(one))) == 2
