@@ -13,7 +13,6 @@ def add_balms_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
-=======
     _add_authors_keys(cfg)
 
 
