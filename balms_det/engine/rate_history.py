@@ -110,16 +110,11 @@ def _draw_by_count(axes, history: RateHistory, values: np.ndarray, label: str) -
     groups = np.array(history.class_stats.frequency_groups())
     # A class without images is drawn left of those with one.
     counts = np.maximum(history.class_stats.image_count, 0.5)
-    for key, (name, color) in GROUPS.items():
+    for key, (_, color) in GROUPS.items():
         chosen = groups == key
-        if chosen.any():
-            of_group = f"{name} ({chosen.sum()})"
-            axes.scatter(
-                counts[chosen], values[chosen], s=14, color=color, alpha=0.7, lw=0, label=of_group
-            )
+        axes.scatter(counts[chosen], values[chosen], s=14, color=color, alpha=0.7, lw=0)
     axes.set(xscale="log", xlabel="training images of the class", ylabel=label)
     axes.set_title(f"after iteration {history.iterations[-1] + 1}", fontsize=9)
-    axes.legend(frameon=False)
 
 
 def _draw_by_iteration(axes, history: RateHistory) -> None:
@@ -130,7 +125,9 @@ def _draw_by_iteration(axes, history: RateHistory) -> None:
         if chosen.size:
             low, high = np.percentile(chosen, [10, 90], axis=1)
             axes.fill_between(history.iterations, low, high, color=color, alpha=0.15, lw=0)
-            axes.plot(history.iterations, chosen.mean(axis=1), color=color, lw=1.5, label=name)
+            label = f"{name} ({chosen.shape[1]} classes)"
+            axes.plot(history.iterations, chosen.mean(axis=1), color=color, lw=1.5, label=label)
     axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
-    axes.set(xlabel="iteration", ylabel="mean, and 10 to 90 % of classes")
+    axes.set(xlabel="iteration", ylabel="learned rate")
+    axes.set_title("mean of the group, and 10 to 90 % of its classes", fontsize=9)
     axes.legend(frameon=False)

@@ -53,7 +53,8 @@ class LongTailTrainer(DefaultTrainer):
     def build_hooks(self):
         hooks = super().build_hooks()
         if self.cfg.META.NAME:
-            hooks.insert(-1, build_rate_history(self.cfg))  # before the writers
+            # Before the hook that saves checkpoints, which hold the history.
+            hooks.insert(1, build_rate_history(self.cfg))
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
     def state_dict(self):

@@ -20,6 +20,13 @@ from balms_det.engine import LongTailTrainer, load_cfg
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "quickstart" / "stage1.yaml")
 STEPS = 7
+# A meta learner, and rates that reach the sampler of images while it runs.
+BALMS = [
+    *("META.NAME", "MetaSampler", "META.SAMPLER_PERIOD", "2", "META.LR", "0.5"),
+    *("META.IMS_PER_BATCH", "3", "DATALOADER.SAMPLER_TRAIN", "MetaTrainingSampler"),
+    *("MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME", "BalancedSoftmaxLoss"),
+    *("SOLVER.CLIP_GRADIENTS.ENABLED", "False", "DATALOADER.NUM_WORKERS", "2"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -131,18 +138,35 @@ def test_stop_and_resume(uneven, straight, tmp_path, workers):
 
 
 def test_kill_and_resume(uneven, straight, tmp_path):
+    more = ("DATALOADER.NUM_WORKERS", "2")
+    kill(uneven, tmp_path, *more)
+    assert differences(resumed(uneven, tmp_path, *more), straight["2"]) == []
+
+
+def test_balms_resumes_after_a_kill(uneven, tmp_path):
+    """Classifier, theta, Adam, both loaders, the rates that the sampler has, and the history."""
+    train(uneven, tmp_path / "straight", *BALMS)
+    state = final(tmp_path / "straight")
+    inner = state["trainer"]["_trainer"]
+    assert inner["meta_step"]["learner.theta"].abs().min() > 0
+    assert len(set(state["trainer"]["data_loader"]["sampler"]["rates"].tolist())) == 2
+    kill(uneven, tmp_path / "killed", *BALMS)
+    assert differences(resumed(uneven, tmp_path / "killed", *BALMS), state) == []
+    assert (tmp_path / "killed" / "meta_rates.png").exists()
+
+
+def kill(options, folder, *more):
+    """Train in a process of its own, which is killed after iteration 4."""
     script = Path(__file__).with_name("kill_run.py")
-    more = ("OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "2")
     done = subprocess.run(
-        [sys.executable, str(script), "4", CONFIG, *uneven, *more],
+        [sys.executable, str(script), "4", CONFIG, *options, "OUTPUT_DIR", str(folder), *more],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (tmp_path / "model_final.pth").exists()
-    assert differences(resumed(uneven, tmp_path, *more), straight["2"]) == []
+    assert not (folder / "model_final.pth").exists()
 
 
 def test_without_the_loaders_state_the_data_start_over(uneven, straight, tmp_path, caplog):
