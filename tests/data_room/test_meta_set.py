@@ -138,10 +138,12 @@ def test_batch_that_the_ranks_cannot_share(train_name, monkeypatch):
         build_meta_loader(config(train_name, META__IMS_PER_BATCH=3))
 
 
-def test_what_the_sampler_knows_reaches_the_batch(train_name):
+def test_what_the_sampler_knows_reaches_the_batch(train_name, caplog):
     cfg = config(train_name)
     cfg.DATALOADER.SAMPLER_TRAIN = "MetaTrainingSampler"
-    loader = build_train_loader(cfg)
+    with caplog.at_level("INFO"):
+        loader = build_train_loader(cfg)
+    assert "MetaTrainingSampler:\nrarest class is" in caplog.text
     loader.sampler.set_rates(torch.tensor([0.25, 0.5, 0.75]))
     rates = {0: 0.25, 1: 0.5, 2: 0.75}
     for batch in itertools.islice(loader, 10):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,12 +138,29 @@ def test_stop_and_resume(uneven, straight, tmp_path, workers):
     assert differences(resumed(uneven, tmp_path, *more), straight[workers]) == []
 
 
+def run_python(*words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def kill(options, folder, *more):
+    """Train in a process of its own, which is killed after iteration 4."""
+    script = Path(__file__).with_name("kill_run.py")
+    done = run_python(script, 4, CONFIG, *options, "OUTPUT_DIR", folder, *more)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (folder / "model_final.pth").exists()
+
+
 def test_kill_and_resume(uneven, straight, tmp_path):
     more = ("DATALOADER.NUM_WORKERS", "2")
     kill(uneven, tmp_path, *more)
     assert differences(resumed(uneven, tmp_path, *more), straight["2"]) == []
 
 
+@pytest.mark.slow
 def test_balms_resumes_after_a_kill(uneven, tmp_path):
     """Classifier, theta, Adam, both loaders, the rates that the sampler has, and the history."""
     train(uneven, tmp_path / "straight", *BALMS)
@@ -155,18 +173,22 @@ def test_balms_resumes_after_a_kill(uneven, tmp_path):
     assert (tmp_path / "killed" / "meta_rates.png").exists()
 
 
-def kill(options, folder, *more):
-    """Train in a process of its own, which is killed after iteration 4."""
-    script = Path(__file__).with_name("kill_run.py")
-    done = subprocess.run(
-        [sys.executable, str(script), "4", CONFIG, *options, "OUTPUT_DIR", str(folder), *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (folder / "model_final.pth").exists()
+@pytest.mark.slow
+def test_two_ranks_resume(uneven, tmp_path):
+    """The file that rank 0 wrote puts both ranks back."""
+
+    def train_two_ranks(folder, *flags):
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+        script = ("tools/train_net.py", *flags, "--config-file", CONFIG)
+        done = run_python(*launcher, *script, *uneven, "OUTPUT_DIR", folder)
+        assert done.returncode == 0, done.stderr
+        return final(folder)
+
+    straight = train_two_ranks(tmp_path / "straight")
+    (tmp_path / "resumed").mkdir()
+    shutil.copy(tmp_path / "straight" / "model_0000002.pth", tmp_path / "resumed")
+    (tmp_path / "resumed" / "last_checkpoint").write_text("model_0000002.pth")
+    assert differences(train_two_ranks(tmp_path / "resumed", "--resume"), straight) == []
 
 
 def test_without_the_loaders_state_the_data_start_over(uneven, straight, tmp_path, caplog):

@@ -66,9 +66,10 @@ def test_arguments_of_the_loss_still_apply():
     assert cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.ARGS == {"TAU": 0.0}
 
 
-@pytest.mark.parametrize("translated", [True, False])
-def test_meta_reweight_is_refused_with_a_reason(translated):
+def test_meta_reweight_is_the_meta_reweighter_of_the_authors_code():
     cfg = _cfg("balanced_softmax_decoupled.yaml")
+    cfg.MODEL.ROI_HEADS.NAME = "BALMSROIHeads"
     cfg.META_REWEIGHT = True
-    with pytest.raises(ValueError, match="META_REWEIGHT: True needs the meta learner"):
-        translate_authors_keys(cfg) if translated else build_model(cfg)
+    translate_authors_keys(cfg)
+    assert (cfg.META.NAME, cfg.META.LOSS, cfg.META.LR) == ("MetaReweighter", "reference", 0.01)
+    assert type(_predictor(cfg).cls_loss) is BalancedSigmoidLoss
