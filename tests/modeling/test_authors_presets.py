@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
