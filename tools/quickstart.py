@@ -2,7 +2,7 @@
 """The main job on the embedded dataset: dataset, stage 1, stage 2, evaluation, table, picture.
 
 python tools/quickstart.py --out output/demo             # what `make demo` runs
-python tools/quickstart.py --out output/seeds --seeds 3  # mean and spread
+python tools/quickstart.py --out output/seeds --seeds 5 --ablation  # mean, spread
 """
 
 import argparse
@@ -15,8 +15,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("output/demo"))
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to N-1 (default: 1)")
+    parser.add_argument("--ablation", action="store_true", help="also the rows that explain them")
     args = parser.parse_args()
-    run_quickstart(Path(__file__).resolve().parent.parent, args.out, args.seeds)
+    root = Path(__file__).resolve().parent.parent
+    run_quickstart(root, args.out, args.seeds, args.ablation)
 
 
 if __name__ == "__main__":

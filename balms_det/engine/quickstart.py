@@ -42,10 +42,19 @@ STAGE1 = Step("stage1", "Stage 1")
 METHODS = [
     Step("stage2_softmax", "Softmax", start="stage1"),
     Step("stage2_balanced_softmax", "Balanced Softmax", start="stage1"),
+    Step("stage2_meta_reweighter", "BALMS, Meta Reweighter", start="stage1"),
+    Step("stage2_meta_sampler", "BALMS, Meta Sampler", start="stage1"),
+]
+# Rows that show where the differences between those come from.
+ABLATION = [
+    Step("stage2_balanced_softmax_cbs", "Balanced Softmax, CBS", start="stage1"),
+    Step("stage2_balanced_softmax_meta_sampler", "Balanced Softmax, Meta Sampler", start="stage1"),
+    Step("stage2_balanced_sigmoid", "Balanced Softmax, sigmoid form", start="stage1"),
+    Step("stage2_balanced_sigmoid_cbs", "the same, CBS", start="stage1"),
 ]
 
 
-def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
+def run_quickstart(root: Path, out: Path, seeds: int = 1, ablation: bool = False) -> list[Row]:
     """Make the dataset, train and evaluate every step for every seed, write table and picture.
 
     Args:
@@ -53,6 +62,7 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
         out: folder of the results: ``seed0/<step>/``, ``table.md``, ``table.json``,
             ``predictions.png``.
         seeds: how many seeds; with more than one the table has mean and standard deviation.
+        ablation: whether the table also has the rows of ``ABLATION``.
 
     Returns:
         The rows of the table.
@@ -60,12 +70,13 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1) -> list[Row]:
     Raises:
         RuntimeError: a step failed; the message has the last lines that it printed.
     """
+    steps = METHODS + ABLATION if ablation else METHODS
     make_dataset(root)
     folders = [out / f"seed{seed}" for seed in range(seeds)]
     for seed, folder in enumerate(folders):
         train(root, folder, STAGE1, seed)
-        train_side_by_side(root, folder, METHODS, seed)
-    rows = [read_row(step.label, [folder / step.name for folder in folders]) for step in METHODS]
+        train_side_by_side(root, folder, steps, seed)
+    rows = [read_row(step.label, [folder / step.name for folder in folders]) for step in steps]
     write_table(out, rows)
     draw_picture(root, out)
     return rows
