@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+from balms_det.modeling.fast_inference_hooks import with_fast_inference
 
 
 class BoxPredictor(FastRCNNOutputLayers):
@@ -47,6 +48,8 @@ class BoxPredictor(FastRCNNOutputLayers):
             )
         self.cls_loss = cls_loss
         self.cls_score = self._shape_classifier(self.cls_score)
+
+    inference = with_fast_inference(FastRCNNOutputLayers.inference)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
