@@ -1,25 +1,25 @@
 """Detectron2's post-processing of box predictions, exactly, without looking at all candidates.
 
 Symbols: ``R`` proposals of an image, ``K`` foreground classes; a candidate is a (proposal, class)
-pair whose score exceeds the threshold, and candidates are ranked by score. With a threshold of
-1e-4, as on LVIS, nearly all R x K pairs are candidates, and Detectron2 runs non-maximum suppression
-(NMS) on every one of them to keep ``topk``, the 300 best.
+pair whose score exceeds the threshold. With a threshold of 1e-4, as on LVIS, nearly all R x K pairs
+are candidates, and Detectron2 runs non-maximum suppression (NMS) on every one of them to keep
+``topk``, the 300 best.
 
-Whether a candidate survives NMS depends on candidates of its class that rank higher, and on nothing
-else. So the survivors among the best M candidates are the best survivors of all: we take M a little
-larger than ``topk``, and grow it until ``topk`` survive.
+Whether a candidate survives NMS depends on better candidates of its class, and on nothing else. So
+candidates are suppressed in blocks, from the best one down, until ``topk`` of them survive.
 
 "Exactly" needs care in two places, both of which follow from torchvision's ``batched_nms``:
 
 - Up to a number of candidates it does not separate classes but shifts the boxes of each class by an
   offset, and float32 rounds the shifted boxes. There we call it as Detectron2 does.
-- Above it, the survivors are sorted by a sort that is not stable: the order of equal scores depends
-  on all survivors. When equal scores are among the ``topk``, all candidates are suppressed and that
+- Above it, survivors are sorted by a sort that is not stable: the order of equal scores depends on
+  all survivors. When equal scores are among the ``topk``, all candidates are suppressed, and that
   same sort is run.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -34,21 +34,41 @@ from torchvision.ops import nms
 SHIFTED_CPU = 1000
 SHIFTED_CUDA = 25_000
 
-# The first M over topk, the smallest M, and by how much M may grow at a time.
-FIRST = 3
-SMALLEST = 100
-GROWTH = (2, 8)
+# With fewer candidates than this many times topk, all at once is the quickest.
+MANY = 32
+# The candidates that are ranked, over topk.
+RANKED = 16
 
 
 class Candidates(NamedTuple):
-    """Candidates in row-major order of (proposal, class), as Detectron2 numbers them."""
-
     indices: Tensor  # (M, 2): proposal and class
     boxes: Tensor  # (M, 4), clipped to the image
     scores: Tensor  # (M,)
 
-    def take(self, order: Tensor) -> Candidates:
-        return Candidates(*(field[order] for field in self))
+    def take(self, which: Tensor | slice) -> Candidates:
+        return Candidates(*(field[which] for field in self))
+
+
+class Image(NamedTuple):
+    """The predictions for one image."""
+
+    boxes: Tensor  # (R, K, 4), or (R, 1, 4) when they are class-agnostic
+    scores: Tensor  # (R, K)
+    shape: tuple[int, int]  # (height, width)
+
+    def gather(self, wanted: Tensor) -> Candidates:
+        """The candidates where ``wanted``, (R, K) bool, is true, by proposal, then class."""
+        indices = wanted.nonzero()
+        rows, classes = indices.unbind(1)
+        boxes = Boxes(self.boxes[rows, classes if self.boxes.shape[1] > 1 else 0])
+        boxes.clip(self.shape)
+        return Candidates(indices, boxes.tensor, self.scores[rows, classes])
+
+    def best(self, count: int) -> Candidates:
+        """The ``count`` best candidates, and those that equal the last of them, ranked."""
+        last = self.scores.detach().flatten().topk(count)[0][-1]
+        found = self.gather(self.scores >= last)
+        return found.take(found.scores.sort(descending=True, stable=True)[1])
 
 
 def fast_rcnn_inference(
@@ -84,21 +104,19 @@ def fast_rcnn_inference(
 
 def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
     boxes, scores = _finite_rows(boxes, scores)
-    scores = scores[:, :-1]
     boxes = boxes.reshape(len(boxes), boxes.shape[1] // 4, 4)
-    wanted = scores > score_thresh
-    count = int(wanted.count_nonzero())
-    if count <= (SHIFTED_CPU if scores.device.type == "cpu" else SHIFTED_CUDA):
-        found = _gather(boxes, scores, wanted, image_shape)
+    image = Image(boxes, scores[:, :-1], image_shape)
+    wanted = image.scores > score_thresh
+    shifted = SHIFTED_CPU if scores.device.type == "cpu" else SHIFTED_CUDA
+    count = wanted.numel() if wanted.numel() <= shifted else int(wanted.count_nonzero())
+    if count <= shifted:
+        found = image.gather(wanted)
         keep = batched_nms(found.boxes, found.scores, found.indices[:, 1], nms_thresh)
         best = found.take(keep[:topk] if topk >= 0 else keep)
+    elif topk < 0 or count < MANY * topk:
+        best = _best_of_all(None, image.gather(wanted), nms_thresh, topk)
     else:
-        best = _best_of_many(boxes, scores, image_shape, nms_thresh, topk, count)
-        if best is None:
-            found = _gather(boxes, scores, wanted, image_shape)
-            survivors = found.take(_suppress(found, nms_thresh))
-            order = survivors.scores.sort(descending=True)[1]  # Detectron2's, which is not stable
-            best = survivors.take(order[:topk] if topk >= 0 else order)
+        best = _best_of_many(image, wanted, count, nms_thresh, topk)
     result = Instances(image_shape)
     result.pred_boxes = Boxes(best.boxes)
     result.scores = best.scores
@@ -108,50 +126,63 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
 
 def _finite_rows(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     # A sum is finite only if all of its terms are: one quick pass instead of several.
-    if torch.isfinite(boxes.detach().sum() + scores.detach().sum()):
+    if not len(boxes) or math.isfinite((boxes.detach().sum() + scores.detach().sum()).item()):
         return boxes, scores
     valid = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
     return boxes[valid], scores[valid]
 
 
-def _gather(boxes: Tensor, scores: Tensor, wanted: Tensor, image_shape) -> Candidates:
-    """The candidates where ``wanted``, (R, K) bool, is true."""
-    indices = wanted.nonzero()
-    rows, classes = indices.unbind(1)
-    chosen = Boxes(boxes[rows, classes] if boxes.shape[1] > 1 else boxes[rows, 0])  # in float32
-    chosen.clip(image_shape)
-    return Candidates(indices, chosen.tensor, scores[rows, classes])
+def _best_of_many(image: Image, wanted: Tensor, count: int, nms_thresh, topk: int) -> Candidates:
+    """The ``topk`` best survivors of the ``wanted`` candidates, (R, K) bool, ``count`` of them."""
+    ranked = image.best(max(1, min(RANKED * topk, count // 4)))
+    alive, seen, size = None, 0, topk + topk // 4 + 1
+    survivors = 0
+    # One survivor more than asked for shows whether the last one's score is its alone.
+    while survivors <= topk and seen < len(ranked.scores):
+        block = ranked.take(slice(seen, seen + size))
+        alive = _suppress(alive, block, nms_thresh)
+        seen += len(block.scores)
+        missing, gained = topk + 1 - len(alive.scores), len(alive.scores) - survivors
+        survivors += gained
+        size = max(seen // 2, min(4 * missing, missing * size // max(gained, 1)))
+    scores = alive.scores[: topk + 1]
+    if survivors >= topk and not (scores[1:] == scores[:-1]).any():
+        return alive.take(slice(topk))
+    rows, classes = ranked.indices[:seen].unbind(1)
+    wanted[rows, classes] = False
+    return _best_of_all(alive, image.gather(wanted), nms_thresh, topk)
 
 
-def _best_of_many(boxes, scores, image_shape, nms_thresh, topk, count) -> Candidates | None:
-    """The ``topk`` best survivors, or None when all candidates have to be looked at."""
-    size = max(FIRST * topk, SMALLEST)
-    flat = scores.detach().reshape(-1)
-    while topk >= 0 and 2 * size <= count:
-        # All candidates of the last score are taken in, so that the outcome of ties cannot depend
-        # on how topk() breaks them.
-        threshold = flat.topk(size, sorted=True)[0][-1]
-        found = _gather(boxes, scores, scores >= threshold, image_shape)
-        survivors = found.take(_suppress(found, nms_thresh))
-        if len(survivors.scores) >= topk:
-            ranked, order = survivors.scores.sort(descending=True, stable=True)
-            ranked = ranked[: topk + 1]
-            tied = bool((ranked[1:] == ranked[:-1]).any())
-            return None if tied else survivors.take(order[:topk])
-        needed = 1.5 * topk / len(survivors.scores)
-        size = int(size * min(max(needed, GROWTH[0]), GROWTH[1]))
-    return None
+def _best_of_all(alive: Candidates | None, rest: Candidates, nms_thresh, topk: int) -> Candidates:
+    """The best survivors when ``rest`` is all that there is besides ``alive``; see `_suppress`."""
+    survivors = _suppress(alive, rest, nms_thresh)
+    if alive is not None:  # back to the order of proposal and class
+        for column in (1, 0):
+            survivors = survivors.take(survivors.indices[:, column].sort(stable=True)[1])
+    order = survivors.scores.sort(descending=True)[1]  # as batched_nms, which is not stable
+    return survivors.take(order[:topk] if topk >= 0 else order)
 
 
-def _suppress(found: Candidates, nms_thresh: float) -> Tensor:
-    """Rising positions of the candidates that survive the NMS of their class."""
-    classes, order = found.indices[:, 1].sort(stable=True)
-    sizes = classes.unique_consecutive(return_counts=True)[1].tolist()
-    groups = order.split(sizes)
-    boxes = found.boxes[order].split(sizes)
-    scores = found.scores[order].split(sizes)
+def _suppress(alive: Candidates | None, block: Candidates, nms_thresh: float) -> Candidates:
+    """NMS of each class, on ``block`` and on the survivors ``alive`` of all better candidates.
+
+    Returns:
+        The survivors among both, in their order, those of ``alive`` first.
+    """
+    known = 0 if alive is None else len(alive.scores)
+    both = Candidates(*map(torch.cat, zip(alive, block))) if known else block
+    classes, order = both.indices[:, 1].sort(stable=True)
+    sizes = classes.unique_consecutive(return_counts=True)[1]
+    contested = (sizes > 1) & (order[sizes.cumsum(0) - 1] >= known)
+    sizes = sizes.tolist()
+    groups = zip(
+        contested.tolist(),
+        order.split(sizes),
+        both.boxes[order].split(sizes),
+        both.scores[order].split(sizes),
+    )
     keep = [
-        group[nms(*those, nms_thresh)] if len(group) > 1 else group
-        for group, *those in zip(groups, boxes, scores)
+        group[nms(boxes, scores, nms_thresh)] if fight else group
+        for fight, group, boxes, scores in groups
     ]
-    return torch.cat(keep).sort()[0]
+    return both.take(torch.cat(keep).sort()[0])
