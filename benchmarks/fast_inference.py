@@ -9,6 +9,7 @@ classes with a box each, score threshold 1e-4, NMS at 0.5, the best 300 detectio
     flat      scores of a classifier that has learned nothing: logits of deviation 0.3
     medium    logits of deviation 1
     peaked    as medium, and each object has three classes whose logits are 8 higher
+    tied      as flat, rounded to three digits: equal scores, for which all candidates are needed
 
 and smaller ones of the same making: down to COCO's 80 classes at a threshold of 0.05, and to no
 proposal at all. Both functions run once a round on the same predictions, in an order that is drawn
@@ -66,7 +67,11 @@ SMALL = [
     for threshold, topk in ((0.05, 100), (1e-4, 300))
     for proposals, classes in ((0, 80), (1, 80), (20, 5), (100, 20), (1000, 5), (1000, 80))
 ]
-EVERYTHING = [Case(kind, 1000, 300, 1e-4, -1, 1.0) for kind in ("flat", "peaked")]
+EVERYTHING = [
+    Case("tied", 1000, 1203, 1e-4, 300, 1.0),
+    Case("flat", 1000, 300, 1e-4, -1, 1.0),
+    Case("peaked", 1000, 300, 1e-4, -1, 1.0),
+]
 
 
 def predictions(kind: str, proposals: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -83,11 +88,12 @@ def predictions(kind: str, proposals: int, classes: int) -> tuple[Tensor, Tensor
     rough = objects[of_proposal] + 12 * normal(proposals, 4)
     boxes = rough[:, None] + 4 * normal(proposals, classes, 4)
     boxes[..., 2:] = boxes[..., 2:].maximum(boxes[..., :2] + 4)
-    logits = normal(proposals, classes + 1) * (0.3 if kind == "flat" else 1.0)
+    logits = normal(proposals, classes + 1) * (1.0 if kind in ("medium", "peaked") else 0.3)
     if kind == "peaked":
         likely = torch.randint(0, classes, (OBJECTS, 3), generator=generator)
         logits.scatter_add_(1, likely[of_proposal], 8 + normal(proposals, 3))
-    return boxes.flatten(1), logits.softmax(dim=1)
+    scores = logits.softmax(dim=1)
+    return boxes.flatten(1), scores.mul(1e5).round().div(1e5) if kind == "tied" else scores
 
 
 def measure(case: Case, rounds: int, device: str) -> dict[str, float]:

@@ -93,6 +93,9 @@ def fast_rcnn_inference(
         For each image, its detections by falling score (``pred_boxes``, ``scores``,
         ``pred_classes``), and the (detections,) proposals that they come from, numbered after rows
         with a NaN or an infinity were dropped, as Detectron2 does.
+
+    Raises:
+        ValueError: boxes and scores of an image are not of these shapes.
     """
     limits = score_thresh, nms_thresh, topk_per_image
     if torch.jit.is_tracing():  # a number of rounds that depends on data cannot be traced
@@ -103,6 +106,7 @@ def fast_rcnn_inference(
 
 
 def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
+    _check_shapes(boxes, scores)
     boxes, scores = _finite_rows(boxes, scores)
     boxes = boxes.reshape(len(boxes), boxes.shape[1] // 4, 4)
     image = Image(boxes, scores[:, :-1], image_shape)
@@ -122,6 +126,16 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
     result.scores = best.scores
     result.pred_classes = best.indices[:, 1]
     return result, best.indices[:, 0]
+
+
+def _check_shapes(boxes: Tensor, scores: Tensor) -> None:
+    classes = scores.shape[1] - 1
+    if len(boxes) != len(scores) or boxes.shape[1] not in (4, 4 * classes):
+        raise ValueError(
+            f"scores of shape {tuple(scores.shape)} are those of {classes} classes and background: "
+            f"boxes have to be ({len(scores)}, {4 * classes}), or ({len(scores)}, 4) when they are "
+            f"class-agnostic, and are {tuple(boxes.shape)}"
+        )
 
 
 def _finite_rows(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

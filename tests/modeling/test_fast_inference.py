@@ -199,6 +199,12 @@ def test_gradients_reach_the_scores():
     assert int(scores.grad.sum()) == 20
 
 
+@pytest.mark.parametrize("shape", [(80, 59 * 4), (79, 60 * 4), (80, 61 * 4)])
+def test_boxes_that_do_not_go_with_the_scores_are_an_error(shape):
+    with pytest.raises(ValueError, match=r"have to be \(80, 240\)"):
+        fast_rcnn_inference([torch.zeros(shape)], [_many()[1]], [(9, 9)], 0.0, 0.5, 20)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("seed", range(0, 600, 100))
 def test_equals_detectron2_on_cuda(seed, monkeypatch):
