@@ -9,7 +9,7 @@ classes with a box each, score threshold 1e-4, NMS at 0.5, the best 300 detectio
     flat      scores of a classifier that has learned nothing: logits of deviation 0.3
     medium    logits of deviation 1
     peaked    as medium, and each object has three classes whose logits are 8 higher
-    tied      as flat, rounded to three digits: equal scores, for which all candidates are needed
+    tied      as flat, rounded to five decimals: equal scores, for which all candidates are needed
 
 and smaller ones of the same making: down to COCO's 80 classes at a threshold of 0.05, and to no
 proposal at all. Both functions run once a round on the same predictions, in an order that is drawn

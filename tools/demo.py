@@ -11,8 +11,8 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from balms_det.engine import LongTailPredictor, load_cfg, training_metadata
-from balms_det.engine.demo import draw_images, draw_video, image_files
+from balms_det.engine import LongTailPredictor, load_cfg
+from balms_det.engine.demo import draw_images, draw_video, image_files, training_metadata
 
 
 def parse_args() -> argparse.Namespace:

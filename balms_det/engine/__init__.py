@@ -2,7 +2,7 @@
 
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
-from balms_det.engine.predictor import LongTailPredictor, training_metadata
+from balms_det.engine.predictor import LongTailPredictor
 from balms_det.engine.setup import launch_main, load_cfg, setup_cfg
 from balms_det.engine.trainer import LongTailTrainer, load_weights
 
@@ -15,5 +15,4 @@ __all__ = [
     "load_cfg",
     "load_weights",
     "setup_cfg",
-    "training_metadata",
 ]

@@ -8,15 +8,29 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 
-from balms_det.evaluation.overlay import draw_detections
+from balms_det.data.class_stats import build_class_stats
+from balms_det.data.count_sources import dataset_class_names
+from balms_det.evaluation.overlay import draw_detections, frequency_metadata
 from balms_det.files import atomic_path
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 Predictor = Callable[[np.ndarray], dict[str, Instances]]
+
+
+def training_metadata(cfg: CfgNode) -> Metadata:
+    """Names and frequency groups of the training classes, for drawing detections.
+
+    Raises:
+        ValueError: ``DATASETS`` names no data to count; see ``build_class_stats``.
+    """
+    groups = build_class_stats(cfg).frequency_groups()
+    names = dataset_class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+    return frequency_metadata(names or [f"class {i}" for i in range(len(groups))], groups)
 
 
 def image_files(paths: list[str]) -> list[Path]:
@@ -46,7 +60,7 @@ def draw_images(
 
     Args:
         predictor: a ``DefaultPredictor`` or one like it: a BGR image to ``{"instances": ...}``.
-        metadata: of :func:`balms_det.engine.training_metadata`.
+        metadata: of :func:`training_metadata`.
         scale: size of the pictures over that of the images.
 
     Yields:

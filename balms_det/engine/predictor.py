@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from detectron2.data import Metadata
 from detectron2.engine import DefaultPredictor
 
-from balms_det.data.class_stats import build_class_stats
-from balms_det.data.count_sources import dataset_class_names
 from balms_det.engine.trainer import load_weights
-from balms_det.evaluation.overlay import frequency_metadata
 from balms_det.modeling import use_fast_inference
 
 
@@ -34,14 +30,3 @@ class LongTailPredictor(DefaultPredictor):
         self.cfg = cfg.clone()
         load_weights(cfg, self.model)
         use_fast_inference(self.model)
-
-
-def training_metadata(cfg: CfgNode) -> Metadata:
-    """Names and frequency groups of the training classes, for drawing detections.
-
-    Raises:
-        ValueError: ``DATASETS`` names no data to count; see ``build_class_stats``.
-    """
-    groups = build_class_stats(cfg).frequency_groups()
-    names = dataset_class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
-    return frequency_metadata(names or [f"class {i}" for i in range(len(groups))], groups)
