@@ -149,19 +149,22 @@ def _finite_rows(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 def _best_of_many(image: Image, wanted: Tensor, count: int, nms_thresh, topk: int) -> Candidates:
     """The ``topk`` best survivors of the ``wanted`` candidates, (R, K) bool, ``count`` of them."""
     ranked = image.best(max(1, min(RANKED * topk, count // 4)))
-    alive, seen, size = None, 0, topk + topk // 4 + 1
-    survivors = 0
+    alive, survivors = None, 0
+    seen, size = 0, topk + topk // 4 + 1
     # One survivor more than asked for shows whether the last one's score is its alone.
     while survivors <= topk and seen < len(ranked.scores):
         block = ranked.take(slice(seen, seen + size))
         alive = _suppress(alive, block, nms_thresh)
         seen += len(block.scores)
-        missing, gained = topk + 1 - len(alive.scores), len(alive.scores) - survivors
-        survivors += gained
+        gained, survivors = len(alive.scores) - survivors, len(alive.scores)
+        # The next block is as large as it takes when as many of it survive as of this one; at most
+        # four times what is missing, for lower scores crowd less, but few blocks are wanted too.
+        missing = topk + 1 - survivors
         size = max(seen // 2, min(4 * missing, missing * size // max(gained, 1)))
     scores = alive.scores[: topk + 1]
     if survivors >= topk and not (scores[1:] == scores[:-1]).any():
         return alive.take(slice(topk))
+    # Too few, or equal scores among them: everything else follows.
     rows, classes = ranked.indices[:seen].unbind(1)
     wanted[rows, classes] = False
     return _best_of_all(alive, image.gather(wanted), nms_thresh, topk)
