@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+from balms_det.modeling.fast_inference_hooks import with_fast_inference
 
 if TYPE_CHECKING:
     from balms_det.modeling.recording import RoIRecorder
@@ -52,6 +53,8 @@ class BoxPredictor(FastRCNNOutputLayers):
         # Set by balms_det.modeling.recording for the time of a forward pass.
         self.recorder: RoIRecorder | None = None
         self.cls_score = self._shape_classifier(self.cls_score)
+
+    inference = with_fast_inference(FastRCNNOutputLayers.inference)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

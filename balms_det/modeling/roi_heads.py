@@ -19,6 +19,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from balms_det.modeling.box_predictor import BoxPredictor, reject_second_loss_in
+from balms_det.modeling.fast_inference_hooks import with_fast_inference
 
 
 class LongTailBoxMixin:
@@ -51,6 +52,9 @@ class LongTailROIHeads(LongTailBoxMixin, StandardROIHeads):
 @ROI_HEADS_REGISTRY.register()
 class LongTailCascadeROIHeads(LongTailBoxMixin, CascadeROIHeads):
     """``CascadeROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``, one a stage."""
+
+    # A cascade does not ask its predictors for their inference().
+    _forward_box = with_fast_inference(CascadeROIHeads._forward_box)
 
 
 def _learns(head: nn.Module, features: dict[str, torch.Tensor]) -> bool:
