@@ -1,0 +1,155 @@
+"""The official ``lvis`` package, visiting only the (image, category) pairs that hold anything.
+
+It is the oracle of the tests and the base of boundary IoU. Nothing of its arithmetic is replaced:
+matching, precision and recall are its own methods, called for one category at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import logging
+from collections import defaultdict
+
+import numpy as np
+
+from balms_det.evaluation.detections import Detections
+from balms_det.evaluation.ground_truth import GroundTruth
+from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.lvis_result import Curves
+
+
+class _NonEmptyPairs:
+    """Mixed into ``lvis.LVISEval``: same bits, without the empty pairs, a category at a time.
+
+    LVIS has 1,203 categories and an image holds some ten of them, so nearly all pairs are empty.
+    """
+
+    def evaluate(self) -> None:
+        self.params.img_ids = sorted(set(self.params.img_ids))
+        self._prepare()
+
+    def accumulate(self) -> None:
+        params, images = self.params, self._images_of_categories()
+        num_areas = len(params.area_rng)
+        shape = (len(params.iou_thrs), len(params.cat_ids), num_areas)
+        recall = -np.ones(shape)
+        precision = -np.ones((shape[0], len(params.rec_thrs), *shape[1:]))
+        for k, category_id in enumerate(params.cat_ids):
+            if images[category_id]:
+                self._evaluate_category(category_id, sorted(images[category_id]))
+                precision[:, :, k] = self.eval["precision"][:, :, 0]
+                recall[:, k] = self.eval["recall"][:, 0]
+        self.params = params
+        self.eval = {"params": params, "precision": precision, "recall": recall}
+
+    def _images_of_categories(self) -> dict[int, set[int]]:
+        images = defaultdict(set)
+        for image_id, category_id in (*self._gts, *self._dts):
+            images[category_id].add(image_id)
+        return images
+
+    def _evaluate_category(self, category_id: int, image_ids: list[int]) -> None:
+        own = copy.copy(self.params)
+        own.img_ids, own.cat_ids = image_ids, [category_id]
+        self.params = own
+        self.ious = {(i, category_id): self.compute_iou(i, category_id) for i in image_ids}
+        self.eval_imgs = [
+            self.evaluate_img(i, category_id, area) for area in own.area_rng for i in image_ids
+        ]
+        super().accumulate()
+
+
+@functools.cache
+def evaluator_class(*mixins: type) -> type:
+    """``lvis.LVISEval`` over the non-empty pairs; built late, because ``lvis`` imports OpenCV."""
+    return type("NonEmptyLVISEval", (*mixins, _NonEmptyPairs, import_lvis().LVISEval), {})
+
+
+def evaluate(
+    truth: GroundTruth, detections: Detections, iou_type: str, boundary: bool = False
+) -> Curves:
+    """Precision and recall by the official package's own code.
+
+    Args:
+        truth: with masks where they are evaluated.
+        detections: those that count; no limit is applied here.
+        iou_type: "bbox" or "segm".
+        boundary: take the smaller of mask and boundary IoU.
+    """
+    lvis = import_lvis()
+    images, categories = _images(truth), _categories(truth)
+    dataset = {"images": images, "categories": categories}
+    evaluator = evaluator_class()(
+        _indexed(lvis.LVIS, {**dataset, "annotations": _instances(truth)}),
+        _indexed(lvis.LVISResults, {**dataset, "annotations": _detections(detections)}),
+        iou_type,
+    )
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return Curves(evaluator.eval["precision"], evaluator.eval["recall"])
+
+
+def _indexed(dataset_class: type, content: dict):
+    """A ``lvis.LVIS`` of loaded content; its constructors read files or copy everything."""
+    dataset = dataset_class.__new__(dataset_class)
+    dataset.logger = logging.getLogger("lvis.lvis")
+    dataset.dataset = content
+    dataset._create_index()
+    return dataset
+
+
+def _images(truth: GroundTruth) -> list[dict]:
+    everything = range(len(truth.category_ids))
+    return [
+        {
+            "id": n,
+            "height": height,
+            "width": width,
+            "neg_category_ids": truth.negative[n] if truth.federated else everything,
+            "not_exhaustive_category_ids": truth.not_exhaustive[n],
+        }
+        for n, (height, width) in enumerate(truth.sizes)
+    ]
+
+
+def _categories(truth: GroundTruth) -> list[dict]:
+    # Groups are averaged elsewhere; the package only wants to see a label.
+    return [{"id": k, "frequency": "f"} for k in range(len(truth.category_ids))]
+
+
+def _instances(truth: GroundTruth) -> list[dict]:
+    """Numbered from 1: an annotation with id 0 can never match in the package."""
+    instances = _dicts(truth)
+    for instance, ignore in zip(instances, truth.ignore.tolist()):
+        instance["ignore"] = int(ignore)
+    return instances
+
+
+def _detections(detections: Detections) -> list[dict]:
+    annotations = _dicts(detections)
+    for annotation, score in zip(annotations, detections.score.tolist()):
+        annotation["score"] = score
+    return annotations
+
+
+def _dicts(columns: GroundTruth | Detections) -> list[dict]:
+    rows = zip(
+        columns.image.tolist(),
+        columns.category.tolist(),
+        columns.box.tolist(),
+        columns.area.tolist(),
+    )
+    masks = itertools.repeat(None) if columns.masks is None else columns.masks
+    return [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": area,
+            "segmentation": mask,
+        }
+        for number, ((image, category, box, area), mask) in enumerate(zip(rows, masks), start=1)
+    ]
