@@ -75,7 +75,7 @@ def evaluate_lvis(
     detections = detections.take(kept)
     # After the limit, as in the official package: an empty mask uses up a place.
     detections = detections.take(np.flatnonzero(detections.area > 0))
-    curves = BACKENDS[backend](truth, detections, iou_type, boundary)
+    curves = BACKENDS[backend](truth, detections, iou_type)
     return LVISResult(
         metrics=summarize(curves, truth.category_ids, members, max_dets),
         per_category=_per_category(truth, detections, curves, members),

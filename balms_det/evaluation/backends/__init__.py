@@ -1,5 +1,5 @@
-"""Who computes precision and recall: functions of (truth, detections, iou_type, boundary)."""
+"""Who computes precision and recall: functions of (truth, detections, iou_type)."""
 
-from balms_det.evaluation.backends import official
+from balms_det.evaluation.backends import official, rust
 
-BACKENDS = {"official": official.evaluate, "hotcoco": official.evaluate}
+BACKENDS = {"hotcoco": rust.evaluate, "official": official.evaluate}
