@@ -9,7 +9,7 @@ import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError
 from balms_det.data.class_stats import ClassStats
-from balms_det.evaluation.backends import BACKENDS
+from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
 from balms_det.evaluation.detections import Detections, best_of_each
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis_result import (
@@ -44,8 +44,8 @@ def evaluate_lvis(
     """Evaluate detections by LVIS's rules.
 
     Args:
-        gt: path of an LVIS- or COCO-format json, its loaded dict, or a ``lvis.LVIS``. Without LVIS's
-            ``neg_category_ids`` every category counts on every image.
+        gt: path of an LVIS- or COCO-format json, its loaded dict, or a ``lvis.LVIS``. Without
+            ``neg_category_ids`` every category counts on every image (COCO format).
         results: path of a json or its list, ``[{"image_id", "category_id", "score", "bbox" (x, y,
             width, height), "segmentation" (compressed RLE)}]``.
         iou_type: "segm" or "bbox".
@@ -53,7 +53,7 @@ def evaluate_lvis(
         backend: "hotcoco" (fast) or "official" (the ``lvis`` package); same bits.
         rule: "default", or "fixed": no limit per image but 10,000 detections a class over the
             dataset ("Evaluating Large-Vocabulary Object Detectors", arXiv 2102.01066).
-        boundary: take the smaller of mask IoU and boundary IoU (dilation 0.02 of the image diagonal;
+        boundary: take the smaller of mask IoU and boundary IoU (dilation 0.02 of the diagonal;
             arXiv 2103.16562). With ``rule="fixed"`` it is the rule of the LVIS 2021 challenge.
         groups: category ids of "r", "c" and "f", or the training set's ``ClassStats``. By default
             the ``frequency`` of the categories.
@@ -75,7 +75,8 @@ def evaluate_lvis(
     detections = detections.take(kept)
     # After the limit, as in the official package: an empty mask uses up a place.
     detections = detections.take(np.flatnonzero(detections.area > 0))
-    curves = BACKENDS[backend](truth, detections, iou_type)
+    compute = evaluate_boundary if boundary else BACKENDS[backend]
+    curves = compute(truth, detections, iou_type)
     return LVISResult(
         metrics=summarize(curves, truth.category_ids, members, max_dets),
         per_category=_per_category(truth, detections, curves, members),
@@ -122,8 +123,8 @@ def _check_labels(truth: GroundTruth) -> None:
     for name, label in zip(truth.names, truth.frequency):
         if label not in GROUPS and (truth.federated or label is not None):
             raise AnnotationFileError(
-                f"{truth.source}: category {name!r} has frequency {label!r}; it must be 'r', 'c' or "
-                "'f'. Or pass groups=, e.g. the ClassStats of the training set."
+                f"{truth.source}: category {name!r} has frequency {label!r}; it must be r, c or "
+                "f. Or pass groups=, e.g. the ClassStats of the training set."
             )
 
 
