@@ -106,6 +106,16 @@ class GroundTruth:
     ignore: np.ndarray
     masks: list[dict] | None
 
+    def verified(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Whether these categories are known to be, or not to be, on these images; (N,) bool."""
+        if not self.federated:
+            return np.ones(len(image), bool)
+        table = np.zeros((len(self.image_ids), len(self.category_ids)), bool)
+        table[self.image, self.category] = True
+        for row, negative in zip(table, self.negative):
+            row[negative] = True
+        return table[image, category]
+
 
 def read_ground_truth(source: Any, masks: bool) -> GroundTruth:
     """Read and check a dataset.

@@ -10,7 +10,7 @@ import numpy as np
 from balms_det.data.annotation_json import AnnotationFileError
 from balms_det.data.class_stats import ClassStats
 from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
-from balms_det.evaluation.detections import Detections, best_of_each
+from balms_det.evaluation.detections import Detections, evaluated_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis_result import (
     GROUPS,
@@ -23,8 +23,8 @@ from balms_det.evaluation.lvis_result import (
 )
 from balms_det.evaluation.read_detections import read_detections
 
-# "Fixed AP": this many detections of a class over the whole dataset, none of an image's limit.
-FIXED_PER_CLASS = 10_000
+# "Fixed AP": so many detections of a category over the whole dataset, and any number an image.
+FIXED_PER_CATEGORY = 10_000
 
 Groups = Mapping[str, Sequence[int]] | ClassStats
 
@@ -66,23 +66,17 @@ def evaluate_lvis(
     _check_arguments(iou_type, backend, rule, boundary)
     truth = read_ground_truth(gt, masks=iou_type == "segm")
     members = _group_members(truth, groups)
+    limits = (-1, FIXED_PER_CATEGORY) if rule == "fixed" else (max_dets, -1)
     detections = read_detections(results, truth, iou_type)
-    if rule == "fixed":
-        max_dets = -1
-        kept = best_of_each(detections.category, detections.score, FIXED_PER_CLASS)
-    else:
-        kept = best_of_each(detections.image, detections.score, max_dets)
-    detections = detections.take(kept)
-    # After the limit, as in the official package: an empty mask uses up a place.
-    detections = detections.take(np.flatnonzero(detections.area > 0))
+    detections = evaluated_detections(truth, detections, *limits)
     compute = evaluate_boundary if boundary else BACKENDS[backend]
     curves = compute(truth, detections, iou_type)
     return LVISResult(
-        metrics=summarize(curves, truth.category_ids, members, max_dets),
+        metrics=summarize(curves, truth.category_ids, members, limits[0]),
         per_category=_per_category(truth, detections, curves, members),
         groups=members,
         iou_type=iou_type,
-        max_dets=max_dets,
+        max_dets=limits[0],
     )
 
 

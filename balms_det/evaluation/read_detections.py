@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from balms_det.data.annotation_json import read_annotation_json
-from balms_det.evaluation.detections import Detections, mask_areas
+from balms_det.evaluation.detections import Detections
 from balms_det.evaluation.ground_truth import GroundTruth
 
 
@@ -41,9 +41,9 @@ def read_detections(results: Any, truth: GroundTruth, iou_type: str) -> Detectio
         raise ValueError(f"results[{wrong}] has the score {score[wrong]}.")
     if iou_type == "bbox":
         box = np.array([r["bbox"] for r in results], dtype=np.float64).reshape(size, 4)
-        return Detections(image, category, score, box, box[:, 2] * box[:, 3], None)
+        return Detections(image, category, score, box, None)
     masks = [r["segmentation"] for r in results]
-    return Detections(image, category, score, np.zeros((size, 4)), mask_areas(masks), masks)
+    return Detections(image, category, score, None, masks)
 
 
 def _ranks(results: Sequence[dict], key: str, rank: dict) -> np.ndarray:

@@ -161,7 +161,7 @@ def _dicts(columns: GroundTruth | Detections) -> list[dict]:
     rows = zip(
         columns.image.tolist(),
         columns.category.tolist(),
-        columns.box.tolist(),
+        itertools.repeat(None) if columns.box is None else columns.box.tolist(),
         columns.area.tolist(),
     )
     masks = itertools.repeat(None) if columns.masks is None else columns.masks
