@@ -30,6 +30,8 @@ def read_detections(results: Any, truth: GroundTruth, iou_type: str) -> Detectio
         results = read_annotation_json(str(results))
     if not isinstance(results, Sequence):
         raise ValueError(f"results must be a list of detections, not {type(results).__name__}.")
+    if not results:
+        raise ValueError("results is an empty list: nothing was detected on any image.")
     size = len(results)
     images = {image_id: n for n, image_id in enumerate(truth.image_ids)}
     categories = {category_id: k for k, category_id in enumerate(truth.category_ids)}
