@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,8 +16,12 @@ class AnnotationFileError(ValueError):
     """An annotation file that cannot be used; the message names the file and what is wrong."""
 
 
-def read_annotation_json(path: str, content_type: Any = Any) -> Any:
+def read_annotation_json(
+    path: str, content_type: Any = Any, dec_hook: Callable[[type, Any], Any] | None = None
+) -> Any:
     """Decode a json file, by default into plain dicts and lists.
+
+    ``dec_hook`` makes the types in ``content_type`` that msgspec does not know.
 
     Raises:
         FileNotFoundError: no such file.
@@ -32,18 +37,20 @@ def read_annotation_json(path: str, content_type: Any = Any) -> Any:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
         try:
-            return msgspec.json.decode(content, type=content_type)
+            return msgspec.json.decode(content, type=content_type, dec_hook=dec_hook)
         except msgspec.ValidationError as error:
             raise _wrong_type(path, error) from error
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass  # Python's reader says where, and accepts the NaN that some tools write
-    return _decode_leniently(path, local_path, content_type)
+    return _decode_leniently(path, local_path, content_type, dec_hook)
 
 
-def _decode_leniently(path: str, local_path: str, content_type: Any) -> Any:
+def _decode_leniently(
+    path: str, local_path: str, content_type: Any, dec_hook: Callable[[type, Any], Any] | None
+) -> Any:
     try:
         with open(local_path, encoding="utf-8-sig") as file:
-            return msgspec.convert(json.load(file), content_type)
+            return msgspec.convert(json.load(file), content_type, dec_hook=dec_hook)
     except json.JSONDecodeError as error:
         raise AnnotationFileError(
             f"{path} is not valid json: {error.msg} at line {error.lineno}, column {error.colno}."

@@ -1,5 +1,7 @@
 """Evaluation: the evaluators that training uses and the tables that come out of them."""
 
 from balms_det.evaluation.build import build_evaluator
+from balms_det.evaluation.lvis_eval import evaluate_lvis
+from balms_det.evaluation.lvis_result import CategoryResult, LVISResult
 
-__all__ = ["build_evaluator"]
+__all__ = ["CategoryResult", "LVISResult", "build_evaluator", "evaluate_lvis"]

@@ -1,0 +1,193 @@
+"""The official ``lvis`` package, visiting only the (image, category) pairs that hold anything.
+
+It is the oracle of the tests and the base of boundary IoU. Nothing of its arithmetic is replaced:
+matching, precision and recall are its own methods, called for one category at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import logging
+import operator
+from collections import defaultdict
+
+import numpy as np
+
+from balms_det.evaluation.boundary import rle_boundary
+from balms_det.evaluation.detections import Detections
+from balms_det.evaluation.ground_truth import GroundTruth
+from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.lvis_result import Curves
+
+
+class _NonEmptyPairs:
+    """Mixed into ``lvis.LVISEval``: same bits, without the empty pairs, a category at a time.
+
+    LVIS has 1,203 categories and an image holds some ten of them, so nearly all pairs are empty.
+    """
+
+    def evaluate(self) -> None:
+        self.params.img_ids = sorted(set(self.params.img_ids))
+        self._prepare()
+
+    def accumulate(self) -> None:
+        params, images = self.params, self._images_of_categories()
+        num_areas = len(params.area_rng)
+        shape = (len(params.iou_thrs), len(params.cat_ids), num_areas)
+        recall = -np.ones(shape)
+        precision = -np.ones((shape[0], len(params.rec_thrs), *shape[1:]))
+        for k, category_id in enumerate(params.cat_ids):
+            if images[category_id]:
+                self._evaluate_category(category_id, sorted(images[category_id]))
+                precision[:, :, k] = self.eval["precision"][:, :, 0]
+                recall[:, k] = self.eval["recall"][:, 0]
+        self.params = params
+        self.eval = {"params": params, "precision": precision, "recall": recall}
+
+    def _images_of_categories(self) -> dict[int, set[int]]:
+        images = defaultdict(set)
+        for image_id, category_id in (*self._gts, *self._dts):
+            images[category_id].add(image_id)
+        return images
+
+    def _evaluate_category(self, category_id: int, image_ids: list[int]) -> None:
+        own = copy.copy(self.params)
+        own.img_ids, own.cat_ids = image_ids, [category_id]
+        self.params = own
+        self.ious = {(i, category_id): self.compute_iou(i, category_id) for i in image_ids}
+        self.eval_imgs = [
+            self.evaluate_img(i, category_id, area) for area in own.area_rng for i in image_ids
+        ]
+        super().accumulate()
+
+
+class _BoundaryIoU:
+    """Mixed in: the smaller of mask IoU and boundary IoU.
+
+    Pairs whose mask IoU is below the lowest threshold cannot match whatever their boundaries are,
+    so theirs are not computed.
+    """
+
+    def compute_iou(self, image_id: int, category_id: int):
+        overlap = super().compute_iou(image_id, category_id)
+        near = np.asarray(overlap) >= self.params.iou_thrs[0]
+        if not near.any():
+            return overlap
+        pair, block = (image_id, category_id), np.ix_(near.any(axis=1), near.any(axis=0))
+        # The rows of ``overlap`` are in the order of the scores.
+        ranked = sorted(self._dts[pair], key=operator.itemgetter("score"), reverse=True)
+        edges = copy.copy(self)
+        edges._gts = {pair: _edges(self._gts[pair], near.any(axis=0))}
+        edges._dts = {pair: _edges(ranked, near.any(axis=1))}
+        smaller = np.minimum(overlap[block], super(_BoundaryIoU, edges).compute_iou(*pair))
+        overlap[block] = smaller
+        return overlap
+
+
+def _edges(annotations: list[dict], chosen: np.ndarray) -> list[dict]:
+    """The chosen annotations, their masks reduced to the boundary."""
+    return [
+        {**annotation, "segmentation": rle_boundary(annotation["segmentation"])}
+        for annotation in itertools.compress(annotations, chosen)
+    ]
+
+
+@functools.cache
+def evaluator_class(*mixins: type) -> type:
+    """``lvis.LVISEval`` over the non-empty pairs; built late, because ``lvis`` imports OpenCV."""
+    return type("NonEmptyLVISEval", (*mixins, _NonEmptyPairs, import_lvis().LVISEval), {})
+
+
+def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+    """Precision and recall by the official package's own code.
+
+    Args:
+        truth: with masks where they are evaluated.
+        detections: those that count; no limit is applied here.
+        iou_type: "bbox" or "segm".
+    """
+    return _run(evaluator_class(), truth, detections, iou_type)
+
+
+def evaluate_boundary(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+    """The same with the smaller of mask IoU and boundary IoU; ``iou_type`` is "segm"."""
+    return _run(evaluator_class(_BoundaryIoU), truth, detections, iou_type)
+
+
+def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+    lvis = import_lvis()
+    shared = {"images": _images(truth), "categories": _categories(truth)}
+    evaluation = evaluator(
+        _indexed(lvis.LVIS, {**shared, "annotations": _instances(truth)}),
+        _indexed(lvis.LVISResults, {**shared, "annotations": _detections(detections)}),
+        iou_type,
+    )
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return Curves(evaluation.eval["precision"], evaluation.eval["recall"])
+
+
+def _indexed(dataset_class: type, content: dict):
+    """A ``lvis.LVIS`` of loaded content; its constructors read files or copy everything."""
+    dataset = dataset_class.__new__(dataset_class)
+    dataset.logger = logging.getLogger("lvis.lvis")
+    dataset.dataset = content
+    dataset._create_index()
+    return dataset
+
+
+def _images(truth: GroundTruth) -> list[dict]:
+    everything = range(len(truth.category_ids))
+    return [
+        {
+            "id": n,
+            "height": height,
+            "width": width,
+            "neg_category_ids": truth.negative[n] if truth.federated else everything,
+            "not_exhaustive_category_ids": truth.not_exhaustive[n],
+        }
+        for n, (height, width) in enumerate(truth.sizes)
+    ]
+
+
+def _categories(truth: GroundTruth) -> list[dict]:
+    # Groups are averaged elsewhere; the package only wants to see a label.
+    return [{"id": k, "frequency": "f"} for k in range(len(truth.category_ids))]
+
+
+def _instances(truth: GroundTruth) -> list[dict]:
+    """Numbered from 1: an annotation with id 0 can never match in the package."""
+    instances = _dicts(truth)
+    for instance, ignore in zip(instances, truth.ignore.tolist()):
+        instance["ignore"] = int(ignore)
+    return instances
+
+
+def _detections(detections: Detections) -> list[dict]:
+    annotations = _dicts(detections)
+    for annotation, score in zip(annotations, detections.score.tolist()):
+        annotation["score"] = score
+    return annotations
+
+
+def _dicts(columns: GroundTruth | Detections) -> list[dict]:
+    rows = zip(
+        columns.image.tolist(),
+        columns.category.tolist(),
+        itertools.repeat(None) if columns.box is None else columns.box.tolist(),
+        columns.area.tolist(),
+    )
+    masks = itertools.repeat(None) if columns.masks is None else columns.masks
+    return [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": category,
+            "bbox": box,
+            "area": area,
+            "segmentation": mask,
+        }
+        for number, ((image, category, box, area), mask) in enumerate(zip(rows, masks), start=1)
+    ]

@@ -1,0 +1,125 @@
+"""What an evaluation returns, and the 13 LVIS metrics out of precision and recall.
+
+Symbols: ``T`` IoU thresholds 0.5:0.05:0.95; ``R`` the 101 recall points 0:0.01:1; ``K`` categories,
+ids ascending; ``A`` area ranges all, small, medium, large. Where a category has no ground truth in
+a range (or none at all), precision, recall and AP are -1, as in the official package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# linspace, not arange: these are the official package's own floats.
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+AREA_RANGES = {
+    "all": (0.0, 1e5**2),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e5**2),
+}
+GROUPS = ("r", "c", "f")
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What a backend computes.
+
+    Attributes:
+        precision: (T, R, K, A) float64, interpolated precision at the recall points, or -1.
+        recall: (T, K, A) float64, or -1.
+    """
+
+    precision: np.ndarray
+    recall: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class CategoryResult:
+    """One category; AP and the curves are over all areas, fractions in [0, 1], -1 where undefined.
+
+    Attributes:
+        id: category id of the dataset.
+        name: class name.
+        frequency: "r", "c" or "f", or None where the dataset is not grouped.
+        ap: AP over the IoU thresholds 0.5:0.95.
+        ap50: AP at IoU 0.5.
+        ap75: AP at IoU 0.75.
+        num_images: evaluated images that hold the category.
+        num_instances: its ground-truth instances, ignored ones left out.
+        num_detections: its detections within the detection limit.
+        precision: (T, 101) precision at the recall points.
+        recall: (T,) recall of all detections.
+        recall_points: (101,) recall points 0, 0.01, ..., 1.
+    """
+
+    id: int
+    name: str
+    frequency: str | None
+    ap: float
+    ap50: float
+    ap75: float
+    num_images: int
+    num_instances: int
+    num_detections: int
+    precision: np.ndarray
+    recall: np.ndarray
+    recall_points: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LVISResult:
+    """An evaluation.
+
+    Attributes:
+        metrics: "AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300",
+            "ARs@300", "ARm@300", "ARl@300" (the number is ``max_dets``), fractions in [0, 1], -1
+            where undefined.
+        per_category: one entry a category, ids ascending.
+        groups: "r", "c" and "f" to their category ids.
+        iou_type: "bbox" or "segm".
+        max_dets: detections of an image that count, -1 for no limit.
+    """
+
+    metrics: dict[str, float]
+    per_category: list[CategoryResult]
+    groups: dict[str, list[int]]
+    iou_type: str
+    max_dets: int
+
+
+def mean_defined(values: np.ndarray) -> float:
+    """Mean of the defined entries, -1 without any; summed in the official order."""
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else -1.0
+
+
+def summarize(
+    curves: Curves, category_ids: Sequence[int], groups: Mapping[str, Sequence[int]], max_dets: int
+) -> dict[str, float]:
+    """The 13 metrics of LVIS.
+
+    Args:
+        curves: of K categories.
+        category_ids: K ids, ascending.
+        groups: "r", "c" and "f" to category ids.
+        max_dets: names the recall metrics.
+    """
+    precision, recall = curves.precision, curves.recall
+    metrics = {"AP": mean_defined(precision[..., 0])}
+    for percent in (50, 75):
+        at = precision[np.flatnonzero(percent / 100 == IOU_THRESHOLDS)]
+        metrics[f"AP{percent}"] = mean_defined(at[..., 0])
+    for area, name in enumerate(list(AREA_RANGES)[1:], start=1):
+        metrics[f"AP{name[0]}"] = mean_defined(precision[..., area])
+    index_of = {category_id: k for k, category_id in enumerate(category_ids)}
+    for group in GROUPS:
+        members = np.array([index_of[i] for i in groups.get(group, ())], dtype=np.int64)
+        metrics[f"AP{group}"] = mean_defined(precision[:, :, np.sort(members), 0])
+    metrics[f"AR@{max_dets}"] = mean_defined(recall[..., 0])
+    for area, name in enumerate(list(AREA_RANGES)[1:], start=1):
+        metrics[f"AR{name[0]}@{max_dets}"] = mean_defined(recall[..., area])
+    return metrics
