@@ -66,7 +66,7 @@ def evaluate_lvis(
     _check_arguments(iou_type, backend, rule, boundary)
     truth = read_ground_truth(gt, masks=iou_type == "segm")
     members = _group_members(truth, groups)
-    detections = read_detections(results, truth, iou_type)
+    detections = read_detections(results, truth, iou_type, lenient)
     if rule == "fixed":
         max_dets = -1
         kept = best_of_each(detections.category, detections.score, FIXED_PER_CLASS)

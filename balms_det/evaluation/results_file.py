@@ -1,0 +1,119 @@
+"""Read and check results of any framework: the list of detections that COCO and LVIS define.
+
+An entry is ``{"image_id", "category_id", "score", "bbox" (x, y, width, height in pixels) and/or
+"segmentation" (compressed RLE)}``. ``N`` entries are kept, in their order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.result_chunks import ResultsError, result_chunks, results_name
+from balms_det.evaluation.result_columns import Columns, Problem
+from balms_det.evaluation.result_duplicates import find_duplicates
+from balms_det.evaluation.result_reader import read_columns
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedResults:
+    """Results without a fault.
+
+    Attributes:
+        columns: the N entries that are kept.
+        problems: what was wrong with the others.
+    """
+
+    columns: Columns
+    problems: list[Problem]
+
+
+def check_results(
+    results: Any,
+    gt: Any,
+    keys: Sequence[str] = ("bbox",),
+    *,
+    lenient: bool = False,
+    max_per_image: int | None = None,
+) -> CheckedResults:
+    """Read results and check every entry.
+
+    Refused are: a list that is empty or none; an entry that is no object or lacks a key; an image or
+    category that the dataset does not list; a score, or a box, that is no finite number; a box of
+    negative size; a mask that is no compressed RLE or not of its image's size; an entry that is
+    there twice; ids that are there twice (ids are optional).
+
+    Args:
+        results: a list of entries, or the path of its json (``.gz``, ``.zip`` too).
+        gt: the dataset: path of its json, the loaded dict, or anything with ``source``,
+            ``image_ids``, ``sizes`` and ``category_ids`` (``GroundTruth``).
+        keys: "bbox", "segmentation" or both: what an entry needs besides ids and score. A missing
+            box is taken from the mask.
+        lenient: leave bad entries out, with a warning each kind, instead of raising.
+        max_per_image: more detections than this of one image are a fault (a submission's rule).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ResultsError: something is wrong (with ``lenient``: there is no list at all).
+    """
+    checked = find_problems(results, gt, keys, max_per_image=max_per_image)
+    if checked.problems and not lenient:
+        raise ResultsError(_first(results_name(results), checked.problems))
+    for problem in checked.problems:
+        _logger.warning("%s", problem.describe(results_name(results), verdict=True))
+    if not len(checked.columns):
+        _report_empty(results_name(results), bool(checked.problems), lenient)
+    return checked
+
+
+def _report_empty(name: str, dropped: bool, lenient: bool) -> None:
+    reason = "every entry has a fault" if dropped else "the list is empty"
+    if not lenient:
+        raise ResultsError(f"{name}: {reason}, there is nothing to evaluate.")
+    _logger.warning("%s: %s, no detection is left.", name, reason)
+
+
+def find_problems(
+    results: Any, gt: Any, keys: Sequence[str], *, max_per_image: int | None = None
+) -> CheckedResults:
+    """:func:`check_results` that reports everything instead of raising at the first fault."""
+    known, problems, offset = KnownIds.of(gt), {}, 0
+    parts = [read_columns([], 0, known, keys, problems)]
+    for chunk in result_chunks(results):
+        parts.append(read_columns(chunk, offset, known, keys, problems))
+        offset += len(chunk)
+    columns = find_duplicates(Columns.concatenate(parts), problems)
+    if max_per_image is not None:
+        columns = _cap(columns, known, max_per_image, problems)
+    found = sorted(problems.values(), key=lambda problem: problem.first)
+    return CheckedResults(columns, found)
+
+
+def _cap(columns: Columns, known: KnownIds, limit: int, problems: dict) -> Columns:
+    counts = np.bincount(columns.image, minlength=len(known.image_ids))
+    if not len(columns) or counts.max() <= limit:
+        return columns
+    order = np.lexsort((-columns.score, columns.image))
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    over = np.zeros(len(columns), bool)
+    over[order[place >= limit]] = True
+    worst = int(counts.argmax())
+    text = f"is beyond the {limit} highest scores of its image"
+    example = f"image {known.image_ids[worst]!r} has {counts[worst]} entries"
+    Problem.add(problems, text, columns.index[over], example)
+    return columns.take(np.flatnonzero(~over))
+
+
+def _first(name: str, problems: list[Problem]) -> str:
+    more = f" {len(problems) - 1} more kinds of faults were found." if len(problems) > 1 else ""
+    return (
+        f"{problems[0].describe(name)}{more} lenient=True (--lenient) leaves such entries out;"
+        " tools/make_submission.py --check lists everything."
+    )
