@@ -12,6 +12,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_loss(cfg)
     _add_data(cfg)
     _add_decoupled_training(cfg)
+    _add_evaluation(cfg)
     _add_authors_keys(cfg)
 
 
@@ -52,6 +53,12 @@ def _add_decoupled_training(cfg: CN) -> None:
     cfg.MODEL.DECOUPLED.ENABLED = False
     # A parameter trains when one of these is a dot-separated part of its name.
     cfg.MODEL.DECOUPLED.TRAIN_ONLY = ["cls_score"]
+
+
+def _add_evaluation(cfg: CN) -> None:
+    # A class is rare up to the first number of training images and common up to the second. These
+    # are LVIS's limits; with them the labels that a dataset carries are used.
+    cfg.TEST.FREQUENCY_LIMITS = [10, 100]
 
 
 def _add_authors_keys(cfg: CN) -> None:

@@ -8,64 +8,21 @@ Symbols: ``N`` images, ``K`` categories, ``M`` annotations.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import msgspec
 import numpy as np
 
-from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
+from balms_det.data.annotation_json import AnnotationFileError
 from balms_det.data.masks import segmentation_to_rle
-
-
-class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    height: int
-    width: int
-    neg_category_ids: list[int] | None = None
-    not_exhaustive_category_ids: list[int] | None = None
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: int
-    name: str
-    frequency: str | None = None
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    area: float
-    id: int | str | None = None
-    iscrowd: int | bool | None = 0
-    ignore: int | bool | None = 0
-
-
-class _Mask:
-    """A segmentation as it is written, its polygons in arrays: a quarter of a list's memory."""
-
-    __slots__ = ("segmentation",)
-
-    def __init__(self, segmentation: Any) -> None:
-        if isinstance(segmentation, list):
-            segmentation = [np.asarray(polygon, np.float64) for polygon in segmentation]
-        self.segmentation = segmentation
-
-
-class _WithMask(_Annotation, gc=False):
-    segmentation: _Mask | None = None
-
-
-_A = TypeVar("_A", bound=_Annotation)
-
-
-class _File(msgspec.Struct, Generic[_A]):
-    images: list[_Image]
-    categories: list[_Category]
-    annotations: list[_A]
+from balms_det.evaluation.truth_file import (
+    TruthAnnotation,
+    TruthCategory,
+    TruthFile,
+    TruthImage,
+    WrittenMask,
+    read_truth_file,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +63,16 @@ class GroundTruth:
     ignore: np.ndarray
     masks: list[dict] | None
 
+    def verified(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Whether these categories are known to be, or not to be, on these images; (N,) bool."""
+        if not self.federated:
+            return np.ones(len(image), bool)
+        table = np.zeros((len(self.image_ids), len(self.category_ids)), bool)
+        table[self.image, self.category] = True
+        for row, negative in zip(table, self.negative):
+            row[negative] = True
+        return table[image, category]
+
 
 def read_ground_truth(source: Any, masks: bool) -> GroundTruth:
     """Read and check a dataset.
@@ -122,49 +89,10 @@ def read_ground_truth(source: Any, masks: bool) -> GroundTruth:
         FileNotFoundError: no such file.
         AnnotationFileError: what is missing or wrong.
     """
-    if isinstance(source, (str, bytes)) or hasattr(source, "__fspath__"):
-        name = str(source)
-        content = read_annotation_json(
-            name, _File[_WithMask if masks else _Annotation], _decode_mask
-        )
-    else:
-        name = "ground truth"
-        content = _convert(getattr(source, "dataset", source), masks)
-    _check_ids(name, content)
-    return _columns(name, content, masks)
+    return _columns(*read_truth_file(source, masks), masks)
 
 
-def _decode_mask(_: type, segmentation: Any) -> _Mask:
-    return _Mask(segmentation)
-
-
-def _convert(loaded: Any, masks: bool) -> _File:
-    if not isinstance(loaded, Mapping):
-        raise TypeError(
-            "ground truth must be a path, a loaded annotation file (dict) or a lvis.LVIS, "
-            f"not {type(loaded).__name__}."
-        )
-    try:
-        file_type = _File[_WithMask if masks else _Annotation]
-        return msgspec.convert(loaded, file_type, dec_hook=_decode_mask)
-    except msgspec.ValidationError as error:
-        raise AnnotationFileError(
-            f"ground truth is not in LVIS or COCO format: {error} ($ is the whole dict)."
-        ) from error
-
-
-def _check_ids(name: str, content: _File) -> None:
-    for what in ("images", "categories", "annotations"):
-        ids = [entry.id for entry in getattr(content, what) if entry.id is not None]
-        if len(set(ids)) != len(ids):
-            twice, times = Counter(ids).most_common(1)[0]
-            raise AnnotationFileError(f"{name}: id {twice!r} is listed {times} times in '{what}'.")
-    for what in ("images", "categories"):
-        if not getattr(content, what):
-            raise AnnotationFileError(f"{name}: '{what}' is empty.")
-
-
-def _columns(name: str, content: _File, masks: bool) -> GroundTruth:
+def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
     images = sorted(content.images, key=lambda image: image.id)
     categories = sorted(content.categories, key=lambda category: category.id)
     rank = {category.id: k for k, category in enumerate(categories)}
@@ -196,7 +124,7 @@ def _columns(name: str, content: _File, masks: bool) -> GroundTruth:
     )
 
 
-def _is_federated(name: str, images: list[_Image], categories: list[_Category]) -> bool:
+def _is_federated(name: str, images: list[TruthImage], categories: list[TruthCategory]) -> bool:
     fields = ("neg_category_ids", "not_exhaustive_category_ids")
     if all(getattr(image, field) is None for image in images for field in fields):
         return False
@@ -210,7 +138,7 @@ def _is_federated(name: str, images: list[_Image], categories: list[_Category]) 
     return True
 
 
-def _ranks(name: str, annotations: list[_Annotation], what: str, ids: list) -> np.ndarray:
+def _ranks(name: str, annotations: list[TruthAnnotation], what: str, ids: list) -> np.ndarray:
     rank = {entry: index for index, entry in enumerate(ids)}
     values = (getattr(annotation, f"{what}_id") for annotation in annotations)
     ranks = np.fromiter((rank.get(v, -1) for v in values), np.int64, len(annotations))
@@ -234,9 +162,19 @@ def _rles(name: str, annotations: list, image: np.ndarray, sizes: list) -> list[
         if annotation.segmentation is None:
             raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
         try:
-            rles.append(segmentation_to_rle(annotation.segmentation.segmentation, *sizes[rank]))
+            rles.append(_rle(annotation.segmentation, *sizes[rank]))
         except (ValueError, KeyError, TypeError) as error:
             raise AnnotationFileError(
                 f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
             ) from error
     return rles
+
+
+def _rle(mask: WrittenMask, height: int, width: int) -> dict:
+    polygons = mask.segmentation
+    if isinstance(polygons, list):
+        # Four numbers are legal: pycocotools, and so the official package, draws them as a box.
+        lengths = [polygon.size for polygon in polygons]
+        if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
+            raise ValueError(f"it has polygons of {lengths} numbers.")
+    return segmentation_to_rle(mask.segmentation, height, width)

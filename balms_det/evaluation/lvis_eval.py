@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError
-from balms_det.data.class_stats import ClassStats
-from balms_det.evaluation.backends import BACKENDS
-from balms_det.evaluation.detections import Detections, best_of_each
+from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
+from balms_det.evaluation.detections import Detections, evaluated_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis_result import (
     GROUPS,
@@ -23,10 +22,10 @@ from balms_det.evaluation.lvis_result import (
 )
 from balms_det.evaluation.read_detections import read_detections
 
-# "Fixed AP": this many detections of a class over the whole dataset, none of an image's limit.
-FIXED_PER_CLASS = 10_000
+# "Fixed AP": so many detections of a category over the whole dataset, and any number an image.
+FIXED_PER_CATEGORY = 10_000
 
-Groups = Mapping[str, Sequence[int]] | ClassStats
+Groups = Mapping[str, Sequence[int]] | Sequence[str]
 
 
 def evaluate_lvis(
@@ -44,8 +43,8 @@ def evaluate_lvis(
     """Evaluate detections by LVIS's rules.
 
     Args:
-        gt: path of an LVIS- or COCO-format json, its loaded dict, or a ``lvis.LVIS``. Without LVIS's
-            ``neg_category_ids`` every category counts on every image.
+        gt: path of an LVIS- or COCO-format json, its loaded dict, or a ``lvis.LVIS``. Without
+            ``neg_category_ids`` every category counts on every image (COCO format).
         results: path of a json or its list, ``[{"image_id", "category_id", "score", "bbox" (x, y,
             width, height), "segmentation" (compressed RLE)}]``.
         iou_type: "segm" or "bbox".
@@ -53,39 +52,36 @@ def evaluate_lvis(
         backend: "hotcoco" (fast) or "official" (the ``lvis`` package); same bits.
         rule: "default", or "fixed": no limit per image but 10,000 detections a class over the
             dataset ("Evaluating Large-Vocabulary Object Detectors", arXiv 2102.01066).
-        boundary: take the smaller of mask IoU and boundary IoU (dilation 0.02 of the image diagonal;
+        boundary: take the smaller of mask IoU and boundary IoU (dilation 0.02 of the diagonal;
             arXiv 2103.16562). With ``rule="fixed"`` it is the rule of the LVIS 2021 challenge.
-        groups: category ids of "r", "c" and "f", or the training set's ``ClassStats``. By default
-            the ``frequency`` of the categories.
+        groups: category ids of "r", "c" and "f", or a label for every category, ids ascending, as
+            ``ClassStats.from_file(training_json).frequency_groups(10, 100)`` makes them of training
+            counts. By default the ``frequency`` of the categories; COCO-format data without it has
+            APr, APc and APf undefined.
         lenient: leave unusable results out, with a warning, instead of refusing them.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: a wrong argument, unusable ground truth or results; the message says where.
     """
-    _check_arguments(iou_type, backend, rule, boundary)
+    _check_arguments(iou_type, max_dets, backend, rule, boundary)
     truth = read_ground_truth(gt, masks=iou_type == "segm")
     members = _group_members(truth, groups)
+    limits = (-1, FIXED_PER_CATEGORY) if rule == "fixed" else (max_dets, -1)
     detections = read_detections(results, truth, iou_type, lenient)
-    if rule == "fixed":
-        max_dets = -1
-        kept = best_of_each(detections.category, detections.score, FIXED_PER_CLASS)
-    else:
-        kept = best_of_each(detections.image, detections.score, max_dets)
-    detections = detections.take(kept)
-    # After the limit, as in the official package: an empty mask uses up a place.
-    detections = detections.take(np.flatnonzero(detections.area > 0))
-    curves = BACKENDS[backend](truth, detections, iou_type)
+    detections = evaluated_detections(truth, detections, *limits)
+    compute = evaluate_boundary if boundary else BACKENDS[backend]
+    curves = compute(truth, detections, iou_type)
     return LVISResult(
-        metrics=summarize(curves, truth.category_ids, members, max_dets),
+        metrics=summarize(curves, truth.category_ids, members, limits[0]),
         per_category=_per_category(truth, detections, curves, members),
         groups=members,
         iou_type=iou_type,
-        max_dets=max_dets,
+        max_dets=limits[0],
     )
 
 
-def _check_arguments(iou_type: str, backend: str, rule: str, boundary: bool) -> None:
+def _check_arguments(iou_type: str, max_dets: int, backend: str, rule: str, boundary: bool) -> None:
     for name, value, legal in (
         ("iou_type", iou_type, ("segm", "bbox")),
         ("backend", backend, tuple(BACKENDS)),
@@ -93,38 +89,36 @@ def _check_arguments(iou_type: str, backend: str, rule: str, boundary: bool) -> 
     ):
         if value not in legal:
             raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, legal))}.")
+    if max_dets < 1 and max_dets != -1:
+        raise ValueError(f"max_dets={max_dets}: it must be 1 or more, or -1 for no limit.")
     if boundary and iou_type != "segm":
         raise ValueError("boundary=True compares masks: it needs iou_type='segm'.")
 
 
 def _group_members(truth: GroundTruth, groups: Groups | None) -> dict[str, list[int]]:
-    """ "r", "c" and "f" to ascending category ids."""
-    if isinstance(groups, ClassStats):
-        if groups.num_classes != len(truth.category_ids):
+    """The groups "r", "c" and "f" with their category ids, ascending."""
+    if isinstance(groups, Mapping):
+        unknown = {i for ids in groups.values() for i in ids} - set(truth.category_ids)
+        if unknown or not set(groups) <= set(GROUPS):
             raise ValueError(
-                f"groups counts {groups.num_classes} classes, {truth.source} has "
-                f"{len(truth.category_ids)}."
+                f"groups must map 'r', 'c' and 'f' to category ids of {truth.source}; it has the "
+                f"groups {sorted(groups)} and the unknown ids {sorted(unknown)[:5]}."
             )
-        labels = groups.frequency_groups()
-    elif groups is not None:
-        unknown = set(groups) - set(GROUPS)
-        if unknown:
-            raise ValueError(f"groups: {sorted(unknown)} are not among 'r', 'c' and 'f'.")
         return {group: sorted(groups.get(group, ())) for group in GROUPS}
-    else:
-        labels = truth.frequency
-        _check_labels(truth)
+    labels = truth.frequency if groups is None else list(groups)
+    if len(labels) != len(truth.category_ids):
+        raise ValueError(
+            f"groups has {len(labels)} labels, {truth.source} {len(truth.category_ids)} categories."
+        )
+    unlabelled = [None] if groups is None and not truth.federated else []
+    for name, label in zip(truth.names, labels):
+        if label not in (*GROUPS, *unlabelled):
+            raise AnnotationFileError(
+                f"{truth.source}: category {name!r} has frequency {label!r}; it must be r, c or f. "
+                "Or pass groups=, e.g. frequency_groups() of the training set's ClassStats."
+            )
     pairs = list(zip(truth.category_ids, labels))
     return {group: [i for i, label in pairs if label == group] for group in GROUPS}
-
-
-def _check_labels(truth: GroundTruth) -> None:
-    for name, label in zip(truth.names, truth.frequency):
-        if label not in GROUPS and (truth.federated or label is not None):
-            raise AnnotationFileError(
-                f"{truth.source}: category {name!r} has frequency {label!r}; it must be 'r', 'c' or "
-                "'f'. Or pass groups=, e.g. the ClassStats of the training set."
-            )
 
 
 def _per_category(

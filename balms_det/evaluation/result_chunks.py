@@ -6,6 +6,7 @@ several GB, so the file is cut between entries and only a piece of it is ever in
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import gzip
@@ -95,10 +96,8 @@ def _cut_chunks(path: str, local_path: str) -> Iterator[list]:
     with _open(path, local_path) as file:
         text = file.read(_CHUNK_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")[1:]
         while block := file.read(_CHUNK_BYTES):
-            cut = None
-            for cut in _BETWEEN_ENTRIES.finditer(text):
-                pass
-            if cut is not None:
+            cuts = collections.deque(_BETWEEN_ENTRIES.finditer(text), maxlen=1)
+            for cut in cuts:
                 yield _decode(b"[" + text[: cut.start() + 1] + b"]")
                 text = text[cut.end() - 1 :]
             text += block

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from balms_det.evaluation.detections import best_of_each
 from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_chunks import ResultsError, result_chunks, results_name
 from balms_det.evaluation.result_columns import Columns, Problem
@@ -45,9 +46,9 @@ def check_results(
 ) -> CheckedResults:
     """Read results and check every entry.
 
-    Refused are: a list that is empty or none; an entry that is no object or lacks a key; an image or
-    category that the dataset does not list; a score, or a box, that is no finite number; a box of
-    negative size; a mask that is no compressed RLE or not of its image's size; an entry that is
+    Refused are: a list that is empty or none; an entry that is no object or lacks a key; an image
+    or category that the dataset does not list; a score, or a box, that is no finite number; a box
+    of negative size; a mask that is no compressed RLE or not of its image's size; an entry that is
     there twice; ids that are there twice (ids are optional).
 
     Args:
@@ -97,18 +98,16 @@ def find_problems(
 
 
 def _cap(columns: Columns, known: KnownIds, limit: int, problems: dict) -> Columns:
-    counts = np.bincount(columns.image, minlength=len(known.image_ids))
-    if not len(columns) or counts.max() <= limit:
+    kept = best_of_each(columns.image, columns.score, limit)
+    if len(kept) == len(columns):
         return columns
-    order = np.lexsort((-columns.score, columns.image))
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    over = np.zeros(len(columns), bool)
-    over[order[place >= limit]] = True
+    over = np.setdiff1d(np.arange(len(columns)), kept)
+    counts = np.bincount(columns.image)
     worst = int(counts.argmax())
     text = f"is beyond the {limit} highest scores of its image"
     example = f"image {known.image_ids[worst]!r} has {counts[worst]} entries"
     Problem.add(problems, text, columns.index[over], example)
-    return columns.take(np.flatnonzero(~over))
+    return columns.take(kept)
 
 
 def _first(name: str, problems: list[Problem]) -> str:

@@ -52,7 +52,7 @@ BAD = {
     "mask without size": (entry(segmentation={"counts": "Pb0h0"}), "not a compressed RLE"),
     "wrong mask size": (
         entry(segmentation={"size": [30, 20], "counts": "Pb0h0"}),
-        "mask of another .height, width. than its image: .'mask': \\[30, 20\\], 'image': \\[20, 30\\]",
+        "mask of another .height, width. than its image: .'mask': .30, 20., 'image': .20, 30.",
     ),
     "twice": (entry(image_id=5), "is there twice"),
 }
@@ -147,7 +147,7 @@ def test_files_that_hold_no_entries(content, words, write):
 def test_broken_json_says_where(text, tmp_path):
     path = tmp_path / "cut.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ResultsError, match="cut.json is not (valid json: .*line 1|a UTF-8)"):
+    with pytest.raises(ResultsError, match=r"cut\.json is not (valid json: .*line 1|a UTF-8)"):
         check_results(path, DATASET)
 
 

@@ -14,6 +14,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from balms_det.evaluation.boundary import rle_boundary
 from balms_det.evaluation.detections import Detections
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_package import import_lvis
@@ -61,34 +62,56 @@ class _NonEmptyPairs:
         super().accumulate()
 
 
+class _BoundaryIoU:
+    """Mixed in: the smaller of mask IoU and boundary IoU."""
+
+    def compute_iou(self, image_id: int, category_id: int):
+        overlap = super().compute_iou(image_id, category_id)
+        if np.size(overlap) == 0:
+            return overlap
+        edges, pair = copy.copy(self), (image_id, category_id)
+        edges._gts = {pair: [_edge(instance) for instance in self._gts[pair]]}
+        edges._dts = {pair: [_edge(detection) for detection in self._dts[pair]]}
+        return np.minimum(overlap, super(_BoundaryIoU, edges).compute_iou(*pair))
+
+
+def _edge(annotation: dict) -> dict:
+    return {**annotation, "segmentation": rle_boundary(annotation["segmentation"])}
+
+
 @functools.cache
 def evaluator_class(*mixins: type) -> type:
     """``lvis.LVISEval`` over the non-empty pairs; built late, because ``lvis`` imports OpenCV."""
     return type("NonEmptyLVISEval", (*mixins, _NonEmptyPairs, import_lvis().LVISEval), {})
 
 
-def evaluate(
-    truth: GroundTruth, detections: Detections, iou_type: str, boundary: bool = False
-) -> Curves:
+def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
     """Precision and recall by the official package's own code.
 
     Args:
         truth: with masks where they are evaluated.
         detections: those that count; no limit is applied here.
         iou_type: "bbox" or "segm".
-        boundary: take the smaller of mask and boundary IoU.
     """
+    return _run(evaluator_class(), truth, detections, iou_type)
+
+
+def evaluate_boundary(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+    """The same with the smaller of mask IoU and boundary IoU; ``iou_type`` is "segm"."""
+    return _run(evaluator_class(_BoundaryIoU), truth, detections, iou_type)
+
+
+def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
     lvis = import_lvis()
-    images, categories = _images(truth), _categories(truth)
-    dataset = {"images": images, "categories": categories}
-    evaluator = evaluator_class()(
-        _indexed(lvis.LVIS, {**dataset, "annotations": _instances(truth)}),
-        _indexed(lvis.LVISResults, {**dataset, "annotations": _detections(detections)}),
+    shared = {"images": _images(truth), "categories": _categories(truth)}
+    evaluation = evaluator(
+        _indexed(lvis.LVIS, {**shared, "annotations": _instances(truth)}),
+        _indexed(lvis.LVISResults, {**shared, "annotations": _detections(detections)}),
         iou_type,
     )
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return Curves(evaluator.eval["precision"], evaluator.eval["recall"])
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return Curves(evaluation.eval["precision"], evaluation.eval["recall"])
 
 
 def _indexed(dataset_class: type, content: dict):
@@ -138,7 +161,7 @@ def _dicts(columns: GroundTruth | Detections) -> list[dict]:
     rows = zip(
         columns.image.tolist(),
         columns.category.tolist(),
-        columns.box.tolist(),
+        itertools.repeat(None) if columns.box is None else columns.box.tolist(),
         columns.area.tolist(),
     )
     masks = itertools.repeat(None) if columns.masks is None else columns.masks

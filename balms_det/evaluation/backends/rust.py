@@ -81,7 +81,7 @@ def _detected(truth: GroundTruth, detections: Detections) -> list[list[int]]:
 def _rows(detections: Detections) -> np.ndarray:
     """(N, 7): image, x, y, width, height, score, category."""
     box = detections.box
-    if detections.masks is not None:
+    if box is None:
         box = np.zeros((len(detections), 4))
         box[:, 2], box[:, 3] = detections.area, 1.0
     return np.column_stack([detections.image, box, detections.score, detections.category])

@@ -1,0 +1,45 @@
+"""The same bits as the official package, on random cases."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from lvis_cases import Case
+
+from balms_det.evaluation import evaluate_lvis
+from balms_det.evaluation.lvis_package import import_lvis
+
+FEW = 40
+SEEDS = [*range(FEW), *(pytest.param(n, marks=pytest.mark.slow) for n in range(FEW, 300))]
+
+
+def official(truth, results, iou_type, max_dets, tmp_path):
+    """The package as its users call it, from a file. Masks have the area of the mask."""
+    lvis = import_lvis()
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    results = copy.deepcopy(results)
+    if iou_type == "segm":
+        for result in results:
+            del result["bbox"]
+    dataset = lvis.LVIS(str(path))
+    evaluation = lvis.LVISEval(dataset, lvis.LVISResults(dataset, results, max_dets), iou_type)
+    evaluation.params.max_dets = max_dets
+    evaluation.run()
+    return evaluation
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_both_backends_equal_the_official_package(seed, iou_type, tmp_path):
+    case = Case(seed)
+    expected = official(case.truth, case.results, iou_type, case.max_dets, tmp_path)
+    for backend in ("hotcoco", "official"):
+        result = evaluate_lvis(case.truth, case.results, iou_type, case.max_dets, backend=backend)
+        assert result.metrics == dict(expected.get_results())
+        assert list(result.metrics) == list(expected.get_results())
+        for k, category in enumerate(result.per_category):
+            curve = expected.eval["precision"][:, :, k, 0]
+            assert np.array_equal(category.precision, curve)
+            assert np.array_equal(category.recall, expected.eval["recall"][:, k, 0])
