@@ -29,6 +29,7 @@ setup(
         "matplotlib>=3.6",
         "tabulate>=0.9",
         "msgspec>=0.18",
+        "hotcoco>=1.3",
         "setuptools<81",  # Detectron2 imports pkg_resources, which later versions do not have
     ],
     extras_require={

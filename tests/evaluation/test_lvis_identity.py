@@ -43,3 +43,16 @@ def test_both_backends_equal_the_official_package(seed, iou_type, tmp_path):
             curve = expected.eval["precision"][:, :, k, 0]
             assert np.array_equal(category.precision, curve)
             assert np.array_equal(category.recall, expected.eval["recall"][:, k, 0])
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(15))
+def test_both_backends_agree_on_coco_format(seed, iou_type):
+    case = Case(seed)
+    for image in case.truth["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    arguments = (case.truth, case.results, iou_type, case.max_dets)
+    fast, slow = (evaluate_lvis(*arguments, backend=b) for b in ("hotcoco", "official"))
+    assert fast.metrics == slow.metrics
+    for one, other in zip(fast.per_category, slow.per_category):
+        assert np.array_equal(one.precision, other.precision)

@@ -10,6 +10,7 @@ import copy
 import functools
 import itertools
 import logging
+import operator
 from collections import defaultdict
 
 import numpy as np
@@ -63,20 +64,34 @@ class _NonEmptyPairs:
 
 
 class _BoundaryIoU:
-    """Mixed in: the smaller of mask IoU and boundary IoU."""
+    """Mixed in: the smaller of mask IoU and boundary IoU.
+
+    Pairs whose mask IoU is below the lowest threshold cannot match whatever their boundaries are,
+    so theirs are not computed.
+    """
 
     def compute_iou(self, image_id: int, category_id: int):
         overlap = super().compute_iou(image_id, category_id)
-        if np.size(overlap) == 0:
+        near = np.asarray(overlap) >= self.params.iou_thrs[0]
+        if not near.any():
             return overlap
-        edges, pair = copy.copy(self), (image_id, category_id)
-        edges._gts = {pair: [_edge(instance) for instance in self._gts[pair]]}
-        edges._dts = {pair: [_edge(detection) for detection in self._dts[pair]]}
-        return np.minimum(overlap, super(_BoundaryIoU, edges).compute_iou(*pair))
+        pair, block = (image_id, category_id), np.ix_(near.any(axis=1), near.any(axis=0))
+        # The rows of ``overlap`` are in the order of the scores.
+        ranked = sorted(self._dts[pair], key=operator.itemgetter("score"), reverse=True)
+        edges = copy.copy(self)
+        edges._gts = {pair: _edges(self._gts[pair], near.any(axis=0))}
+        edges._dts = {pair: _edges(ranked, near.any(axis=1))}
+        smaller = np.minimum(overlap[block], super(_BoundaryIoU, edges).compute_iou(*pair))
+        overlap[block] = smaller
+        return overlap
 
 
-def _edge(annotation: dict) -> dict:
-    return {**annotation, "segmentation": rle_boundary(annotation["segmentation"])}
+def _edges(annotations: list[dict], chosen: np.ndarray) -> list[dict]:
+    """The chosen annotations, their masks reduced to the boundary."""
+    return [
+        {**annotation, "segmentation": rle_boundary(annotation["segmentation"])}
+        for annotation in itertools.compress(annotations, chosen)
+    ]
 
 
 @functools.cache
