@@ -49,8 +49,8 @@ def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) ->
     return evaluator
 
 
-def frequency_groups(cfg, json_file: str) -> dict[str, list[int]] | None:
-    """Category ids of "r", "c" and "f" by training images; None where the file's own labels count.
+def frequency_groups(cfg, json_file: str) -> list[str] | None:
+    """Label of each category by its training images; None where the file's own labels count.
 
     Raises:
         ValueError: the training data has another number of classes than the file.
@@ -67,5 +67,4 @@ def frequency_groups(cfg, json_file: str) -> dict[str, list[int]] | None:
             f"{json_file} has {len(summary.category_ids)} classes, and the training data, whose "
             f"counts make the frequency groups, has {stats.num_classes}."
         )
-    pairs = list(zip(summary.category_ids, stats.frequency_groups(*limits)))
-    return {group: [i for i, label in pairs if label == group] for group in ("r", "c", "f")}
+    return stats.frequency_groups(*limits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
 from balms_det.data.annotation_json import read_annotation_json
-from balms_det.evaluation.lvis_eval import evaluate_lvis
+from balms_det.evaluation.lvis_eval import Groups, evaluate_lvis
 from balms_det.evaluation.shards import PredictionShards
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ class LongTailEvaluator(DatasetEvaluator):
     Args:
         dataset_name: registered dataset whose metadata has ``json_file`` (LVIS or COCO format).
         output_dir: folder of the results, shared by all ranks.
-        groups: category ids of "r", "c" and "f"; None takes the dataset's own ``frequency``.
+        groups: see ``evaluate_lvis``; None takes the dataset's own ``frequency``.
         max_dets: detections of an image that count.
         distributed: False where only this process evaluates.
 
@@ -54,7 +53,7 @@ class LongTailEvaluator(DatasetEvaluator):
         dataset_name: str,
         output_dir: str,
         *,
-        groups: Mapping[str, Sequence[int]] | None = None,
+        groups: Groups | None = None,
         max_dets: int = 300,
         distributed: bool = True,
     ) -> None:
