@@ -18,6 +18,7 @@ from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_chunks import ResultsError, result_chunks, results_name
 from balms_det.evaluation.result_columns import Columns, Problem
 from balms_det.evaluation.result_duplicates import find_duplicates
+from balms_det.evaluation.result_masks import drop_broken_masks
 from balms_det.evaluation.result_reader import read_columns
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ def check_results(
     keys: Sequence[str] = ("bbox",),
     *,
     lenient: bool = False,
-    max_per_image: int | None = None,
 ) -> CheckedResults:
     """Read results and check every entry.
 
@@ -58,15 +58,14 @@ def check_results(
         keys: "bbox", "segmentation" or both: what an entry needs besides ids and score. A missing
             box is taken from the mask.
         lenient: leave bad entries out, with a warning each kind, instead of raising.
-        max_per_image: more detections than this of one image are a fault (a submission's rule).
 
     Raises:
         FileNotFoundError: no such file.
         ResultsError: something is wrong (with ``lenient``: there is no list at all).
     """
-    checked = find_problems(results, gt, keys, max_per_image=max_per_image)
+    checked = find_problems(results, gt, keys)
     if checked.problems and not lenient:
-        raise ResultsError(_first(results_name(results), checked.problems))
+        refuse(results, checked.problems)
     for problem in checked.problems:
         _logger.warning("%s", problem.describe(results_name(results), verdict=True))
     if not len(checked.columns):
@@ -82,37 +81,59 @@ def _report_empty(name: str, dropped: bool, lenient: bool) -> None:
 
 
 def find_problems(
-    results: Any, gt: Any, keys: Sequence[str], *, max_per_image: int | None = None
+    results: Any, gt: Any, keys: Sequence[str], *, decode: bool = False
 ) -> CheckedResults:
-    """:func:`check_results` that reports everything instead of raising at the first fault."""
+    """:func:`check_results` that reports everything instead of raising at the first fault.
+
+    With ``decode`` it also checks that the runs of each RLE add up to its size, some seconds a
+    million masks.
+    """
     known, problems, offset = KnownIds.of(gt), {}, 0
     parts = [read_columns([], 0, known, keys, problems)]
     for chunk in result_chunks(results):
         parts.append(read_columns(chunk, offset, known, keys, problems))
         offset += len(chunk)
     columns = find_duplicates(Columns.concatenate(parts), problems)
-    if max_per_image is not None:
-        columns = _cap(columns, known, max_per_image, problems)
+    if decode and columns.masks is not None:
+        columns = drop_broken_masks(columns, problems)
     found = sorted(problems.values(), key=lambda problem: problem.first)
     return CheckedResults(columns, found)
 
 
-def _cap(columns: Columns, known: KnownIds, limit: int, problems: dict) -> Columns:
-    kept = best_of_each(columns.image, columns.score, limit)
+def apply_limits(
+    columns: Columns, known: KnownIds, limits: tuple[int, int]
+) -> tuple[Columns, list[Problem]]:
+    """The highest scores of each image, and of each category; the others are reported.
+
+    Args:
+        columns: N entries.
+        known: ids of the dataset.
+        limits: entries of an image, and of a category, that stay; -1 is no limit.
+    """
+    problems = {}
+    for what, limit in zip(("image", "category"), limits):
+        columns = _limit(columns, what, getattr(known, f"{what}_ids"), limit, problems)
+    return columns, list(problems.values())
+
+
+def _limit(columns: Columns, what: str, ids: list, limit: int, problems: dict) -> Columns:
+    group = getattr(columns, what)
+    kept = best_of_each(group, columns.score, limit)
     if len(kept) == len(columns):
         return columns
     over = np.setdiff1d(np.arange(len(columns)), kept)
-    counts = np.bincount(columns.image)
+    counts = np.bincount(group)
     worst = int(counts.argmax())
-    text = f"is beyond the {limit} highest scores of its image"
-    example = f"image {known.image_ids[worst]!r} has {counts[worst]} entries"
+    text = f"is beyond the {limit:,} highest scores of its {what}"
+    example = f"{what} {ids[worst]!r} has {counts[worst]:,} entries"
     Problem.add(problems, text, columns.index[over], example)
     return columns.take(kept)
 
 
-def _first(name: str, problems: list[Problem]) -> str:
+def refuse(results: Any, problems: list[Problem]) -> None:
+    """Raise the :class:`ResultsError` of these faults, of which there is one at least."""
     more = f" {len(problems) - 1} more kinds of faults were found." if len(problems) > 1 else ""
-    return (
-        f"{problems[0].describe(name)}{more} lenient=True (--lenient) leaves such entries out;"
-        " tools/make_submission.py --check lists everything."
+    raise ResultsError(
+        f"{problems[0].describe(results_name(results))}{more} lenient=True (--lenient) leaves such "
+        "entries out; tools/make_submission.py lists all of them."
     )

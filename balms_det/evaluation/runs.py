@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +36,17 @@ def evaluable_types(results: Any) -> list[str]:
 def short_labels(paths: Sequence[str]) -> list[str]:
     """What tells paths apart: the parts that all begin or end with are left out."""
     parts = [Path(path).parts for path in paths]
-    if len(set(parts)) < len(parts) or len(parts) == 1:
+    if len(set(parts)) == 1:
         return [str(path) for path in paths]
-    begin = len(os.path.commonprefix(parts))
-    end = len(os.path.commonprefix([own[::-1] for own in parts]))
-    shortest = min(map(len, parts))
-    end = min(end, shortest - begin - 1) if begin + end >= shortest else end
-    return ["/".join(own[begin : len(own) - max(end, 0)]) for own in parts]
+    begin = _common(parts)
+    end = _common([own[:begin:-1] for own in parts])  # leaves a part of each
+    return ["/".join(own[begin : len(own) - end]) for own in parts]
+
+
+def _common(parts: Sequence[Sequence[str]]) -> int:
+    """How many leading parts are the same in all."""
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*parts))
+    return sum(1 for _ in same)
 
 
 def evaluate_runs(gt: Any, runs: Sequence[Any], iou_type: str, **options) -> list[LVISResult]:

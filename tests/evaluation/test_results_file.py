@@ -10,7 +10,13 @@ import pytest
 
 from balms_det.data.masks import mask_to_rle
 from balms_det.evaluation import result_chunks
-from balms_det.evaluation.results_file import ResultsError, check_results, find_problems
+from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.results_file import (
+    ResultsError,
+    apply_limits,
+    check_results,
+    find_problems,
+)
 
 DATASET = {
     "images": [{"id": i, "height": 20, "width": 30} for i in (5, 2)],
@@ -121,13 +127,16 @@ def test_ids_that_are_there_twice_are_an_error_and_drop_nothing():
     assert len(check_results(results, DATASET, KEYS, lenient=True).columns) == 2
 
 
-def test_a_submission_has_a_limit_an_image():
+def test_limits_keep_the_highest_scores():
     results = [entry(score=score / 10) for score in (1, 9, 5)] + [entry(image_id=5)]
-    check_results(results, DATASET, KEYS, max_per_image=3)
-    found = find_problems(results, DATASET, KEYS, max_per_image=2)
-    assert found.columns.index.tolist() == [1, 2, 3]
-    assert "2 highest scores" in found.problems[0].text
-    assert found.problems[0].example == "image 2 has 3 entries"
+    columns, known = find_problems(results, DATASET, KEYS).columns, KnownIds.of(DATASET)
+    assert apply_limits(columns, known, (3, -1)) == (columns, [])
+    kept, problems = apply_limits(columns, known, (2, -1))
+    assert kept.index.tolist() == [1, 2, 3]
+    assert "2 highest scores of its image" in problems[0].text
+    assert problems[0].example == "image 2 has 3 entries"
+    kept, problems = apply_limits(columns, known, (-1, 1))
+    assert (problems[0].count, problems[0].example) == (3, "category 7 has 4 entries")
 
 
 @pytest.mark.parametrize(
