@@ -93,7 +93,7 @@ def test_every_fault_is_listed(tmp_path):
 def test_nothing_to_submit(tmp_path):
     with pytest.raises(ResultsError, match="empty"):
         check_submission(DATASET, [])
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ResultsError, match="no entry is left"):
         write_submission(DATASET, [], tmp_path / "s.json")
     with pytest.raises(ValueError, match=r"a \.json or a \.zip"):
         write_submission(DATASET, [entry()], tmp_path / "s.txt")
