@@ -107,7 +107,7 @@ class LvisLike:
             classes = self.generator.choice(self.stats.num_classes, DETECTIONS, p=self.share)
             shapes[:near], classes[:near] = np.array(instances)[of].T
             versions = self.generator.integers(1, VERSIONS, DETECTIONS)
-            scores = np.round(self.generator.beta(0.5, 6, DETECTIONS), 5)
+            scores = np.round(self.generator.beta(0.5, 6, DETECTIONS), 8)
             columns = (column.tolist() for column in (shapes, versions, classes, scores))
             for shape, version, category, score in zip(*columns):
                 found = self.shapes[shape][version]
