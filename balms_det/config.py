@@ -13,6 +13,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
+    _add_evaluation(cfg)
     _add_authors_keys(cfg)
 
 
@@ -78,6 +79,12 @@ def _add_meta(cfg: CN) -> None:
     # Iterations between two updates of the rates by which DATALOADER.SAMPLER_TRAIN draws images,
     # where that is MetaTrainingSampler.
     cfg.META.SAMPLER_PERIOD = 20
+
+
+def _add_evaluation(cfg: CN) -> None:
+    # A class is rare up to the first number of training images and common up to the second. These
+    # are LVIS's limits; with them the labels that a dataset carries are used.
+    cfg.TEST.FREQUENCY_LIMITS = [10, 100]
 
 
 def _add_authors_keys(cfg: CN) -> None:

@@ -1,7 +1,17 @@
 """Evaluation: the evaluators that training uses and the tables that come out of them."""
 
 from balms_det.evaluation.build import build_evaluator
+from balms_det.evaluation.compare import Comparison, compare_results
+from balms_det.evaluation.evaluator import LongTailEvaluator
 from balms_det.evaluation.lvis_eval import evaluate_lvis
 from balms_det.evaluation.lvis_result import CategoryResult, LVISResult
 
-__all__ = ["CategoryResult", "LVISResult", "build_evaluator", "evaluate_lvis"]
+__all__ = [
+    "CategoryResult",
+    "Comparison",
+    "LVISResult",
+    "LongTailEvaluator",
+    "build_evaluator",
+    "compare_results",
+    "evaluate_lvis",
+]

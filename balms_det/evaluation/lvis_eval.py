@@ -64,11 +64,11 @@ def evaluate_lvis(
         FileNotFoundError: no such file.
         ValueError: a wrong argument, unusable ground truth or results; the message says where.
     """
-    _check_arguments(iou_type, max_dets, backend, rule, boundary)
+    check_arguments(iou_type, max_dets, backend, rule, boundary)
     truth = read_ground_truth(gt, masks=iou_type == "segm")
-    members = _group_members(truth, groups)
-    limits = (-1, FIXED_PER_CATEGORY) if rule == "fixed" else (max_dets, -1)
-    detections = read_detections(results, truth, iou_type)
+    members = group_members(truth, groups)
+    limits = detection_limits(rule, max_dets)
+    detections = read_detections(results, truth, iou_type, lenient)
     detections = evaluated_detections(truth, detections, *limits)
     compute = evaluate_boundary if boundary else BACKENDS[backend]
     curves = compute(truth, detections, iou_type)
@@ -81,7 +81,7 @@ def evaluate_lvis(
     )
 
 
-def _check_arguments(iou_type: str, max_dets: int, backend: str, rule: str, boundary: bool) -> None:
+def check_arguments(iou_type: str, max_dets: int, backend: str, rule: str, boundary: bool) -> None:
     for name, value, legal in (
         ("iou_type", iou_type, ("segm", "bbox")),
         ("backend", backend, tuple(BACKENDS)),
@@ -95,7 +95,12 @@ def _check_arguments(iou_type: str, max_dets: int, backend: str, rule: str, boun
         raise ValueError("boundary=True compares masks: it needs iou_type='segm'.")
 
 
-def _group_members(truth: GroundTruth, groups: Groups | None) -> dict[str, list[int]]:
+def detection_limits(rule: str, max_dets: int) -> tuple[int, int]:
+    """How many detections count of an image, and of a category; -1 is no limit."""
+    return (-1, FIXED_PER_CATEGORY) if rule == "fixed" else (max_dets, -1)
+
+
+def group_members(truth: GroundTruth, groups: Groups | None) -> dict[str, list[int]]:
     """The groups "r", "c" and "f" with their category ids, ascending."""
     if isinstance(groups, Mapping):
         unknown = {i for ids in groups.values() for i in ids} - set(truth.category_ids)

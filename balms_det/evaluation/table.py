@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,17 +48,23 @@ def read_row(label: str, folders: list[Path], task: str = "segm") -> Row:
 
 def format_table(rows: list[Row]) -> str:
     """A Markdown table; with several runs a row, ``mean ± standard deviation``."""
-    body = [[row.label, *(_cell(name, cell) for name, cell in row.values.items())] for row in rows]
+    body = [
+        [
+            row.label,
+            *(spread(cell, 0 if name == "seconds" else 1) for name, cell in row.values.items()),
+        ]
+        for row in rows
+    ]
     header = ["method", *rows[0].values]
     align = ["left"] + ["right"] * (len(header) - 1)
     return tabulate(body, header, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-def _cell(name: str, values: list[float | None]) -> str:
+def spread(values: Sequence[float | None], digits: int = 1) -> str:
+    """The mean of the values that are not None and, of several, ``± standard deviation``."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return "-"
-    digits = 0 if name == "seconds" else 1
     mean = f"{statistics.fmean(numbers):.{digits}f}"
     if len(numbers) < 2:
         return mean

@@ -97,7 +97,7 @@ class Case:
         for annotation in annotations:
             for _ in range(int(self.rng.integers(0, 4))):
                 results.append(self._near(annotation))
-        return [results[n] for n in self.rng.permutation(len(results))]
+        return _without_copies([results[n] for n in self.rng.permutation(len(results))])
 
     def _detection(self) -> dict:
         image = self.images[int(self.rng.integers(len(self.images)))]
@@ -121,3 +121,12 @@ class Case:
             "bbox": [value + 0.5 * (self.rng.random() < 0.2) for value in box],
             "segmentation": self._rle(image, box),
         }
+
+
+def _without_copies(results: list[dict]) -> list[dict]:
+    """Results with the same box, or mask, twice under one score are refused before evaluation."""
+    shapes = (lambda result: tuple(result["bbox"]), lambda result: result["segmentation"]["counts"])
+    for shape in shapes:
+        keys = [(r["image_id"], r["category_id"], r["score"], shape(r)) for r in results]
+        results = [r for n, r in enumerate(results) if keys[n] not in keys[:n]]
+    return results

@@ -11,12 +11,15 @@ own, so the limits on detections and the checks come before it. What is left to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from balms_det.evaluation.detections import Detections
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_result import AREA_RANGES, IOU_THRESHOLDS, RECALL_POINTS, Curves
 
+AREAS = tuple(AREA_RANGES)
 _OUTSIDE_ALL_RANGES = 2 * AREA_RANGES["all"][1]
 
 
@@ -28,6 +31,16 @@ def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curve
         detections: those that count; no limit is applied here.
         iou_type: "bbox" or "segm".
     """
+    evaluator = matched(truth, detections, iou_type)
+    evaluator.accumulate()
+    curves = evaluator.eval
+    return Curves(curves["precision"][..., 0], curves["recall"][..., 0])
+
+
+def matched(
+    truth: GroundTruth, detections: Detections, iou_type: str, areas: Sequence[str] = AREAS
+):
+    """A ``hotcoco.COCOeval`` that has matched detections and instances, in these area ranges."""
     import hotcoco  # imported late: only this backend needs it
 
     dataset = _dataset(hotcoco, truth, detections)
@@ -38,10 +51,10 @@ def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curve
     params = evaluator.params
     params.iou_thrs, params.rec_thrs = IOU_THRESHOLDS.tolist(), RECALL_POINTS.tolist()
     params.max_dets = [max(len(detections), 1)]
+    params.area_rng = [list(AREA_RANGES[area]) for area in areas]
+    params.area_rng_lbl = list(areas)
     evaluator.evaluate()
-    evaluator.accumulate()
-    curves = evaluator.eval
-    return Curves(curves["precision"][..., 0], curves["recall"][..., 0])
+    return evaluator
 
 
 def _dataset(hotcoco, truth: GroundTruth, detections: Detections):

@@ -1,0 +1,146 @@
+"""Is one set of results better than another, and for which classes?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from balms_det.evaluation.bootstrap import draw_weights, weighted_ap
+from balms_det.evaluation.detections import evaluated_detections
+from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
+from balms_det.evaluation.lvis_eval import (
+    Groups,
+    check_arguments,
+    detection_limits,
+    group_members,
+)
+from balms_det.evaluation.matches import Matches, match_detections
+from balms_det.evaluation.read_detections import read_detections
+
+
+@dataclass(frozen=True)
+class Difference:
+    """AP of A and B over a group of classes or in one class; percent, NaN where undefined.
+
+    Attributes:
+        name: "AP", "APr", "APc", "APf", or the class.
+        group: "r", "c" or "f" of a class; "" for a group of classes or where there are no labels.
+        images: images with an instance.
+        ap_a: AP of A.
+        ap_b: AP of B.
+        difference: B minus A.
+        low: lower end of the interval of the difference.
+        high: upper end.
+    """
+
+    name: str
+    group: str
+    images: int
+    ap_a: float
+    ap_b: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of B from A: of the ``groups`` AP, APr, APc and APf, and of all ``classes``."""
+
+    groups: list[Difference]
+    classes: list[Difference]
+
+
+def compare_results(
+    gt: Any,
+    a: Any,
+    b: Any,
+    iou_type: str = "segm",
+    max_dets: int = 300,
+    *,
+    rule: str = "default",
+    groups: Groups | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    lenient: bool = False,
+) -> Comparison:
+    """Compare two sets of results, with percentile bootstrap intervals over images.
+
+    The intervals say how far the difference depends on the choice of validation images. They do not
+    hold the spread between training runs: compare several seeds for that. In a draw without an
+    instance of a class its AP is undefined, and the class is left out of the draw's averages.
+
+    Args:
+        gt, a, b, iou_type, max_dets, rule, groups, lenient: as in ``evaluate_lvis``.
+        draws: bootstrap draws; the ends of a 95 % interval need some 1,000.
+        level: share of the draws that an interval holds.
+        seed: of the draws.
+
+    Raises:
+        ValueError: see ``evaluate_lvis``; or draws or a level out of range.
+    """
+    check_arguments(iou_type, max_dets, "hotcoco", rule, boundary=False)
+    if draws < 1 or not 0 < level < 1:
+        raise ValueError(f"draws={draws}, level={level}: need draws >= 1 and 0 < level < 1.")
+    truth = read_ground_truth(gt, masks=iou_type == "segm")
+    members = group_members(truth, groups)
+    weights = draw_weights(len(truth.image_ids), draws, seed)
+    aps = []
+    for results in (a, b):
+        detections = read_detections(results, truth, iou_type, lenient)
+        detections = evaluated_detections(truth, detections, *detection_limits(rule, max_dets))
+        aps.append(_class_aps(match_detections(truth, detections, iou_type), weights))
+    tails = (1 - level) / 2, (1 + level) / 2
+    return _comparison(truth, members, *aps, tails)
+
+
+def _class_aps(matches: Sequence[Matches], weights: np.ndarray) -> np.ndarray:
+    """(K, 1 + B) percent: of all images first, then of each draw."""
+    everything = np.concatenate([np.ones((1, weights.shape[1]), weights.dtype), weights])
+    return 100 * np.stack([weighted_ap(category, everything) for category in matches])
+
+
+def _comparison(
+    truth: GroundTruth, members: dict[str, list[int]], a: np.ndarray, b: np.ndarray, tails
+) -> Comparison:
+    counted = ~truth.ignore
+    size = len(truth.category_ids)
+    pairs = np.unique(truth.image[counted] * size + truth.category[counted])
+    images = np.bincount(pairs % size, minlength=size)
+    rank = {category_id: k for k, category_id in enumerate(truth.category_ids)}
+    rows = {"AP": np.arange(size)}
+    rows |= {f"AP{g}": np.array([rank[i] for i in ids], int) for g, ids in members.items()}
+    label = {i: group for group, ids in members.items() for i in ids}
+    groups = []
+    for name, own in rows.items():
+        held = len(np.unique(pairs[np.isin(pairs % size, own)] // size))
+        groups.append(_difference(name, "", held, _mean(a[own]), _mean(b[own]), tails))
+    classes = [
+        _difference(name, label.get(category_id, ""), int(images[k]), a[k], b[k], tails)
+        for k, (category_id, name) in enumerate(zip(truth.category_ids, truth.names))
+    ]
+    return Comparison(groups, classes)
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """(1 + B,) mean over the classes that are defined, NaN without any."""
+    defined = ~np.isnan(rows)
+    count = defined.sum(axis=0)
+    total = np.where(defined, rows, 0.0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _difference(name, group, images, a: np.ndarray, b: np.ndarray, tails) -> Difference:
+    change = b - a
+    drawn = change[1:][~np.isnan(change[1:])]
+    low, high = np.quantile(drawn, tails).tolist() if len(drawn) else (np.nan, np.nan)
+    return Difference(name, group, images, float(a[0]), float(b[0]), float(change[0]), low, high)

@@ -1,0 +1,84 @@
+"""The images and categories that results may name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int | str
+    height: int
+    width: int
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    categories: list[_Category]  # a test set has no annotations, and none are read
+
+
+@dataclass(frozen=True, eq=False)
+class KnownIds:
+    """Ids of a dataset, ascending; a rank is a place in that order.
+
+    Attributes:
+        image_ids: image ids.
+        sizes: (images, 2) int64, height and width in pixels.
+        category_ids: category ids.
+        image_rank: image id to rank.
+        category_rank: category id to rank.
+    """
+
+    image_ids: list
+    sizes: np.ndarray
+    category_ids: list
+    image_rank: dict
+    category_rank: dict
+
+    @classmethod
+    def of(cls, gt: Any) -> KnownIds:
+        """Ids of a dataset: path of its json, its dict, or what has ``image_ids``, ``sizes``
+        and ``category_ids`` in ascending order of the ids (``GroundTruth``).
+
+        Raises:
+            FileNotFoundError: no such file.
+            AnnotationFileError: it is not in LVIS or COCO format.
+        """
+        if not hasattr(gt, "image_ids"):
+            return cls._of_file(_read(gt))
+        return cls._of(gt.image_ids, gt.sizes, gt.category_ids)
+
+    @classmethod
+    def _of_file(cls, content: _File) -> KnownIds:
+        images = sorted(content.images, key=lambda image: image.id)
+        sizes = [(image.height, image.width) for image in images]
+        return cls._of([i.id for i in images], sizes, sorted(c.id for c in content.categories))
+
+    @classmethod
+    def _of(cls, image_ids: list, sizes: list, category_ids: list) -> KnownIds:
+        ranks = ({i: n for n, i in enumerate(ids)} for ids in (image_ids, category_ids))
+        return cls(image_ids, np.array(sizes, np.int64).reshape(-1, 2), category_ids, *ranks)
+
+
+def _read(gt: Any) -> _File:
+    if isinstance(gt, (str, os.PathLike)):
+        return read_annotation_json(str(gt), _File)
+    if not isinstance(gt, Mapping):
+        raise TypeError(f"a dataset is a path or a dict here, not {type(gt).__name__}.")
+    try:
+        return msgspec.convert(gt, _File)
+    except msgspec.ValidationError as error:
+        raise AnnotationFileError(
+            f"ground truth is not in LVIS or COCO format: {error} ($ is the whole dict)."
+        ) from error

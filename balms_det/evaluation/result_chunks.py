@@ -1,0 +1,150 @@
+"""Results of any framework, from memory or from a file, a chunk at a time.
+
+A results file of LVIS's validation set has some five million entries. As Python dicts they take
+several GB, so the file is cut between entries and only a piece of it is ever in that form.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gc
+import gzip
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO
+
+import msgspec
+from detectron2.utils.file_io import PathManager
+
+_CHUNK_BYTES = 8 << 20
+_CHUNK_ENTRIES = 1 << 12
+# Between two entries of the list, unless an entry holds a list of objects; that is found out.
+_BETWEEN_ENTRIES = re.compile(rb"\}\s*,\s*\{")
+
+
+class ResultsError(ValueError):
+    """Results that cannot be used; the message names the file, the entry and its value."""
+
+
+class _WrongCut(Exception):
+    """A piece of the file is not a list of entries."""
+
+
+def results_name(results: Any) -> str:
+    """What to call results in an error: their path, or "results"."""
+    return str(results) if isinstance(results, (str, os.PathLike)) else "results"
+
+
+def result_chunks(results: Any) -> Iterator[list]:
+    """Lists of entries that together are the results, in order.
+
+    Args:
+        results: a list of entries, or the path of a json list; ``.gz`` and ``.zip`` (of one json)
+            are unpacked on the way.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ResultsError: it is not a list, or the json is broken.
+    """
+    if isinstance(results, (str, os.PathLike)):
+        return _file_chunks(str(results))
+    if not isinstance(results, (list, tuple)):
+        raise ResultsError(f"results must be a list of entries, not {_describe(results)}.")
+    starts = range(0, len(results), _CHUNK_ENTRIES)
+    return (results[start : start + _CHUNK_ENTRIES] for start in starts)
+
+
+def _file_chunks(path: str) -> Iterator[list]:
+    local_path = PathManager.get_local_path(path)
+    if not os.path.isfile(local_path):
+        raise FileNotFoundError(f"Results file '{path}' does not exist.")
+    with _open(path, local_path) as file:
+        whole = not file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    size = 0
+    if not whole:
+        try:
+            for chunk in _cut_chunks(path, local_path):
+                size += len(chunk)
+                yield chunk
+        except _WrongCut:
+            whole = True
+    if whole:
+        yield _read_whole(path, local_path)[size:]
+
+
+def _open(path: str, local_path: str) -> AbstractContextManager[BinaryIO]:
+    if path.endswith(".gz"):
+        return gzip.open(local_path, "rb")
+    if not path.endswith(".zip"):
+        return open(local_path, "rb")
+    try:
+        archive = zipfile.ZipFile(local_path)
+    except zipfile.BadZipFile as error:
+        raise ResultsError(f"{path} is not a zip file: {error}.") from error
+    names = [name for name in archive.namelist() if name.endswith(".json")]
+    if len(names) != 1:
+        raise ResultsError(f"{path} must hold one json, and holds {names}.")
+    return archive.open(names[0])
+
+
+def _cut_chunks(path: str, local_path: str) -> Iterator[list]:
+    with _open(path, local_path) as file:
+        text = file.read(_CHUNK_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")[1:]
+        while block := file.read(_CHUNK_BYTES):
+            cuts = collections.deque(_BETWEEN_ENTRIES.finditer(text), maxlen=1)
+            for cut in cuts:
+                yield _decode(b"[" + text[: cut.start() + 1] + b"]")
+                text = text[cut.end() - 1 :]
+            text += block
+        if text.strip() != b"]":
+            yield _decode(b"[" + text)
+
+
+def _decode(text: bytes) -> list:
+    for decode in (msgspec.json.decode, json.loads):  # Python's accepts NaN and Infinity
+        try:
+            with _collector_off():
+                return decode(text)
+        except (msgspec.DecodeError, ValueError):
+            continue
+    raise _WrongCut
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """Three quarters of the time go to Python's search for garbage among new objects otherwise."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read_whole(path: str, local_path: str) -> list:
+    try:
+        with _open(path, local_path) as file:
+            content = json.loads(file.read().decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ResultsError(
+            f"{path} is not valid json: {error.msg} at line {error.lineno}, column {error.colno}."
+            " Was it cut off while it was written or copied?"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path} is not a UTF-8 text file: {error}.") from error
+    if not isinstance(content, list):
+        raise ResultsError(f"{path} must hold a list of entries, and holds {_describe(content)}.")
+    return content
+
+
+def _describe(value: Any) -> str:
+    keys = (
+        f" with the keys {', '.join(map(str, list(value)[:5]))}" if isinstance(value, dict) else ""
+    )
+    return f"a {type(value).__name__}{keys}"

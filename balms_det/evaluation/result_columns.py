@@ -1,0 +1,93 @@
+"""Results in columns, and the faults that were found in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Problem:
+    """One kind of fault.
+
+    Attributes:
+        text: the fault, after "entry N".
+        first: index of the first entry that has it.
+        example: that entry's value.
+        count: entries that have it.
+        dropped: whether a lenient reading leaves such entries out.
+    """
+
+    text: str
+    first: int
+    example: str
+    count: int = 0
+    dropped: bool = True
+
+    @staticmethod
+    def add(problems: dict, text: str, indices: np.ndarray, example: str, dropped=True) -> None:
+        """Count a fault of the entries ``indices`` (ascending, not empty) in ``problems``."""
+        problem = problems.setdefault(text, Problem(text, int(indices[0]), example, 0, dropped))
+        problem.count += len(indices)
+
+    def describe(self, name: str, verdict: bool = False) -> str:
+        """One sentence, with what a lenient reading did about it if ``verdict``."""
+        others = f" ({self.count:,} entries in all)" if self.count > 1 else ""
+        end = (": left out." if self.dropped else ": kept.") if verdict else "."
+        return f"{name}, entry {self.first}: it {self.text}: {self.example}{others}{end}"
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """N entries.
+
+    Attributes:
+        index: (N,) int64, place in the results.
+        image: (N,) int64, rank of the image in the dataset.
+        category: (N,) int64, rank of the category.
+        score: (N,) float64.
+        box: (N, 4) float64, x, y, width, height; None where boxes are not read.
+        masks: N compressed RLEs; None where masks are not read.
+        ids: N ids of the entries, or None.
+    """
+
+    index: np.ndarray
+    image: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    box: np.ndarray | None
+    masks: list[dict] | None
+    ids: list | None = None
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, kept: np.ndarray) -> Columns:
+        """The entries at these ascending indices."""
+        if len(kept) == len(self):
+            return self
+        return Columns(*(_take(getattr(self, f.name), kept) for f in dataclasses.fields(self)))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Columns]) -> Columns:
+        columns = zip(*([getattr(p, f.name) for f in dataclasses.fields(p)] for p in parts))
+        return Columns(*(_join(column) for column in columns))
+
+
+def _take(column: Any, kept: np.ndarray) -> Any:
+    if isinstance(column, list):
+        return [column[n] for n in kept.tolist()]
+    return None if column is None else column[kept]
+
+
+def _join(column: tuple) -> Any:
+    if any(part is None for part in column):
+        return None
+    if isinstance(column[0], list):
+        return list(itertools.chain.from_iterable(column))
+    return np.concatenate(column)

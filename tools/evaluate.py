@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Evaluate results of any framework by LVIS's rules, on LVIS- or COCO-format data.
+
+python tools/evaluate.py val.json results.json                       # box and mask AP
+python tools/evaluate.py val.json seed0.json seed1.json seed2.json   # mean and standard deviation
+python tools/evaluate.py val.json results.json --fixed --boundary    # LVIS 2021 challenge
+python tools/evaluate.py val.json --compare a.json b.json            # who wins where, how surely
+python tools/evaluate.py coco_val.json results.json --train-json coco_train.json   # APr, APc, APf
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, ClassStats
+from balms_det.evaluation import compare_results
+from balms_det.evaluation.comparison_table import comparison_table, write_comparison
+from balms_det.evaluation.runs import (
+    evaluable_types,
+    evaluate_runs,
+    runs_table,
+    short_labels,
+    write_runs,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("gt", help="ground truth, a LVIS- or COCO-format json")
+    parser.add_argument("results", nargs="*", help="results files (json, .gz, .zip), e.g. seeds")
+    parser.add_argument("--iou-type", choices=("bbox", "segm"), nargs="+", help="default: all")
+    parser.add_argument("--fixed", action="store_true", help="10,000 a class, no limit an image")
+    parser.add_argument("--boundary", action="store_true", help="min of mask and boundary IoU")
+    parser.add_argument("--train-json", help="count the frequency groups in this annotation file")
+    parser.add_argument(
+        "--frequency-limits", type=int, nargs=2, default=(RARE_MAX, COMMON_MAX), metavar="N"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write json and per-class CSV here")
+    parser.add_argument("--lenient", action="store_true", help="leave bad entries out, and say so")
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="results to tell apart")
+    parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws of --compare")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    args = parser.parse_args()
+    if bool(args.results) == bool(args.compare):
+        parser.error("give results files or --compare A B")
+    if args.boundary and args.compare:
+        parser.error("--compare knows mask and box IoU, not --boundary")
+    args.iou_type = args.iou_type or (["segm"] if args.boundary else None)
+    return args
+
+
+def options(args: argparse.Namespace) -> dict:
+    groups = None
+    if args.train_json:
+        stats = ClassStats.from_file(args.train_json)
+        groups = stats.frequency_groups(*args.frequency_limits)
+    rule = "fixed" if args.fixed else "default"
+    return {"rule": rule, "groups": groups, "lenient": args.lenient}
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    for iou_type in args.iou_type or evaluable_types(args.results[0]):
+        own = {**options(args), "boundary": args.boundary}
+        results = evaluate_runs(args.gt, args.results, iou_type, **own)
+        print(f"{iou_type}\n\n{runs_table(short_labels(args.results), results)}\n")
+        if args.out:
+            print("\n".join(map(str, write_runs(args.out, args.results, results))), end="\n\n")
+
+
+def compare(args: argparse.Namespace) -> None:
+    a, b = args.compare
+    print(f"A: {a}\nB: {b}\n95 % bootstrap intervals over images, {args.draws} draws\n")
+    for iou_type in args.iou_type or evaluable_types(a):
+        own = {**options(args), "draws": args.draws, "seed": args.seed}
+        comparison = compare_results(args.gt, a, b, iou_type, **own)
+        print(f"{iou_type}\n\n{comparison_table(comparison)}\n")
+        if args.out:
+            path = args.out / f"compare_{iou_type}.csv"
+            write_comparison(comparison, path)
+            print(f"{path}\n")
+
+
+def main() -> int:
+    args = parse_args()
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        (compare if args.compare else evaluate)(args)
+    except (ValueError, KeyError, OSError) as error:
+        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
