@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from balms_det.data.class_stats import ClassStats, build_class_stats
 from balms_det.data.copy_paste import CopyPaste
-from balms_det.data.draws import DrawAwareDataset
+from balms_det.data.draws import DrawAwareDataset, has_global_draws
 from balms_det.data.global_batches import landscape_images
 from balms_det.data.instance_pool import InstancePool
 from balms_det.data.mapper import RepeatFactorDatasetMapper
@@ -62,7 +62,7 @@ def build_train_loader(
     if name not in SAMPLER_REGISTRY:
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     sampler = build_sampler(cfg, dataset, class_stats)
-    if hasattr(sampler, "global_draws"):
+    if has_global_draws(sampler):
         mapped = SeededMapDataset(records, mapper, _seed(cfg))
         return _resumable_loader(cfg, dataset, mapped, sampler)
     return build_detection_train_loader(

@@ -9,7 +9,8 @@ A sampler of ours has ``global_draws(start)``: the endless stream of all ranks' 
 ``start`` on, of which plain iteration gives this rank's share. The resumable loader
 (:mod:`balms_det.data.resumable_loader`) reads it. A sampler whose draws are not a function of its
 seed and their number alone also has ``state_dict`` and ``load_state_dict``; its stream goes on from
-its state. One without ``global_draws`` is read by Detectron2's own loader.
+its state. One without ``global_draws`` is read by Detectron2's own loader; so is a subclass that
+overrides ``__iter__`` alone.
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ class DrawIndex(int):
         draw = DrawIndex(self, **self.carried)
         draw.position = position
         return draw
+
+
+def has_global_draws(sampler) -> bool:
+    """Whether ``sampler.global_draws`` exists and is what plain iteration gives shares of."""
+
+    def depth(name: str) -> int:
+        classes = type(sampler).__mro__
+        return next((i for i, c in enumerate(classes) if name in vars(c)), len(classes))
+
+    own = depth("global_draws")
+    return own < len(type(sampler).__mro__) and own <= min(
+        depth("__iter__"), depth("_infinite_indices")
+    )
 
 
 def count_repeats(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

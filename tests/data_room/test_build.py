@@ -11,7 +11,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from balms_det.data.build import build_train_loader
 from balms_det.data.class_stats import ClassStats
 from balms_det.data.resumable_loader import ResumableLoader
-from balms_det.data.samplers import DETECTRON2_SAMPLERS, SAMPLER_REGISTRY
+from balms_det.data.samplers import (
+    DETECTRON2_SAMPLERS,
+    SAMPLER_REGISTRY,
+    RepeatFactorTrainingSampler,
+)
 
 NAMES = ["often", "seldom"]
 
@@ -169,6 +173,26 @@ def test_a_users_own_sampler_goes_through_detectron2s_loader(dataset, monkeypatc
     loader = build_train_loader(config(name, DATALOADER__SAMPLER_TRAIN="OwnSampler"))
     assert not isinstance(loader, ResumableLoader)
     assert [example["image_id"] for example in examples(loader, 6)] == [0, 1, 2, 0, 1, 2]
+
+
+class Backwards(RepeatFactorTrainingSampler):
+    def __iter__(self):
+        return itertools.cycle(range(len(self.repeat_factors) - 1, -1, -1))
+
+
+class Halves(RepeatFactorTrainingSampler):
+    def image_factors(self, incidence):
+        return super().image_factors(incidence) / 2
+
+
+@pytest.mark.parametrize("sampler, resumable", [(Backwards, False), (Halves, True)])
+def test_a_subclass_is_iterated_as_it_says(dataset, monkeypatch, sampler, resumable):
+    monkeypatch.setitem(SAMPLER_REGISTRY._obj_map, "Own", sampler)
+    name = dataset([[0], [0, 1], [0], [1]])
+    loader = build_train_loader(config(name, DATALOADER__SAMPLER_TRAIN="Own"))
+    assert isinstance(loader, ResumableLoader) == resumable
+    if not resumable:
+        assert [example["image_id"] for example in examples(loader, 5)] == [3, 2, 1, 0, 3]
 
 
 @pytest.mark.parametrize("sampler", sorted(key for key, _ in SAMPLER_REGISTRY))

@@ -1,4 +1,4 @@
-"""The resumable loader: Detectron2's order, draw-wise randomness, ranks, resume in mid-stream."""
+"""The resumable loader: Detectron2's order, draw-wise randomness, resume in mid-stream."""
 
 import itertools
 import random
@@ -7,43 +7,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import build_detection_train_loader
+from loader_fixtures import FACTORS, ids, make, random_mapper, records, take
 
 from balms_det.data.draws import DrawIndex, RepeatAwareSampler
-from balms_det.data.global_batches import GlobalBatches, landscape_images
 from balms_det.data.resumable_loader import MAX_SKIPPED, ResumableLoader, SeededMapDataset
-
-FACTORS = torch.tensor([1.0, 2.5, 1.0, 3.3, 1.2, 1.0, 7.0, 1.0, 1.0])
-
-
-def records(count=9):
-    """Every third image is upright."""
-    shapes = [(4, 6) if i % 3 else (6, 4) for i in range(count)]
-    return [{"id": i, "height": h, "width": w} for i, (h, w) in enumerate(shapes)]
-
-
-def random_mapper(record):
-    """What a mapper may do: draw from all three generators, and keep what the draw carries."""
-    noise = random.random(), np.random.rand(), torch.rand(1).item()
-    return {**record, "noise": noise}
-
-
-def make(batch_size=4, workers=0, grouping=True, seed=5, factors=FACTORS):
-    images = records(len(factors))
-    return ResumableLoader(
-        SeededMapDataset(images, random_mapper, seed),
-        RepeatAwareSampler(factors, seed=seed),
-        total_batch_size=batch_size,
-        landscape=landscape_images(images) if grouping else None,
-        num_workers=workers,
-    )
-
-
-def take(loader, count):
-    return list(itertools.islice(loader, count))
-
-
-def ids(batches):
-    return [[example["id"] for example in batch] for batch in batches]
 
 
 @pytest.mark.parametrize("grouping", [True, False])
@@ -144,48 +111,6 @@ def test_another_dataset_or_sampler_starts_over(caplog):
     assert take(other, 5) == take(make(factors=torch.ones(6)), 5)
 
 
-def ranks(monkeypatch, world_size, **keys):
-    for rank in range(world_size):
-        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
-        monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: world_size)
-        yield make(**keys)
-
-
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_the_batches_of_one(monkeypatch, world_size):
-    whole = take(make(), 20)
-    parts = [take(loader, 20) for loader in ranks(monkeypatch, world_size)]
-    for number, batch in enumerate(whole):
-        assert [part[number] for part in parts] == [batch[r::world_size] for r in range(world_size)]
-
-
-def test_no_two_ranks_draw_an_image_more_often_than_its_factor(monkeypatch):
-    """Over whole epochs every draw (image, repeat) comes once, on one rank."""
-    factors = torch.ones(9)
-    one, two = (
-        [example["id"] for batch in take(loader, 9) for example in batch]
-        for loader in ranks(monkeypatch, 2, factors=factors, batch_size=2, grouping=False)
-    )
-    assert np.bincount(one + two).tolist() == [2] * 9  # 18 draws are two epochs
-    epochs = [sorted(one[:4] + two[:4]), sorted(one[5:] + two[5:])]
-    assert all(len(set(epoch)) == 8 for epoch in epochs)
-
-
-def test_state_of_rank_0_serves_all_ranks_and_another_number_of_them(monkeypatch):
-    straight = take(make(), 12)
-    first, *_ = [loader for loader in ranks(monkeypatch, 2) if take(loader, 5)]
-    state = first.state_dict()
-    for world_size in (1, 2, 4):
-        for rank, loader in enumerate(ranks(monkeypatch, world_size)):
-            loader.load_state_dict(state)
-            assert take(loader, 7) == [batch[rank::world_size] for batch in straight[5:]]
-
-
-def test_batch_that_the_ranks_cannot_share(monkeypatch):
-    with pytest.raises(ValueError, match=r"batch of 3 .* 2 processes: check SOLVER\.IMS_PER_BATCH"):
-        next(ranks(monkeypatch, 2, batch_size=3))
-
-
 class Changing(torch.utils.data.Sampler):
     """Draws from a counter, in steps that can be changed while it runs."""
 
@@ -227,16 +152,6 @@ def test_a_changing_sampler_resumes_with_its_state(workers):
     assert run(second, 14, first=7) == straight[7:]
 
 
-@pytest.mark.parametrize("start", [0, 1, 16, 18, 19, 40, 500])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_stream_from_a_later_draw(start, shuffle):
-    sampler = RepeatAwareSampler(FACTORS, seed=5, shuffle=shuffle)
-    whole = list(itertools.islice(sampler.global_draws(), 520))[start:]
-    part = list(itertools.islice(sampler.global_draws(start), 520 - start))
-    assert part == whole
-    assert [draw.carried for draw in part] == [draw.carried for draw in whole]
-
-
 def test_skipped_images_are_replaced_reproducibly():
     def mapper(record):
         return None if record["id"] == 6 else record["id"]
@@ -249,15 +164,3 @@ def test_skipped_images_are_replaced_reproducibly():
     skips_all = SeededMapDataset(records(), lambda record: None, 3)
     with pytest.raises(RuntimeError, match=f"None for {MAX_SKIPPED + 1} images"):
         skips_all[DrawIndex(0).at(0)]
-
-
-def test_grouping_needs_sizes():
-    with pytest.raises(ValueError, match=r"'a\.jpg' has no width and height"):
-        landscape_images([{"file_name": "a.jpg"}])
-
-
-def test_batches_are_endless_iterators():
-    batches = GlobalBatches(RepeatAwareSampler(FACTORS, seed=5), 4)
-    assert iter(batches) is batches
-    positions = [draw.position for batch in itertools.islice(batches, 6) for draw in batch]
-    assert positions == list(range(24))
