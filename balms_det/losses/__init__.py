@@ -13,7 +13,15 @@ from balms_det.losses.base import (
     full_precision,
     keyword_arguments,
 )
+from balms_det.losses.class_priors import (
+    class_counts,
+    count_bins,
+    frequency_groups,
+    image_frequency,
+)
+from balms_det.losses.cosine_classifier import CosineClassifier
 from balms_det.losses.functional import shifted_cross_entropy
+from balms_det.losses.objectness import SigmoidObjectnessFamily, SoftmaxObjectnessFamily
 from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 
@@ -22,15 +30,22 @@ __all__ = [
     "BalancedSigmoidLoss",
     "BalancedSoftmaxLoss",
     "BoxLoss",
+    "CosineClassifier",
     "SigmoidFamily",
     "SigmoidLoss",
+    "SigmoidObjectnessFamily",
     "SoftmaxFamily",
     "SoftmaxLoss",
+    "SoftmaxObjectnessFamily",
     "balanced_sigmoid_offsets",
     "balanced_softmax_offsets",
     "binary_cross_entropy_per_roi",
     "build_box_loss",
+    "class_counts",
+    "count_bins",
+    "frequency_groups",
     "full_precision",
+    "image_frequency",
     "keyword_arguments",
     "shifted_cross_entropy",
 ]

@@ -14,23 +14,38 @@ from torch.nn import functional as F
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
 
 
-def binary_cross_entropy_per_roi(logits: Tensor, gt_classes: Tensor) -> Tensor:
-    """Binary cross-entropy of (R, K) logits against one-hot labels, summed over classes: (R,).
+def signed_logits(logits: Tensor, gt_classes: Tensor) -> Tensor:
+    """``logits`` with the sign of each row's label turned, (R, C); a new tensor.
 
-    With t the target, the term of a class is ``softplus(z)`` where t = 0 and ``softplus(-z)``
-    where t = 1. So it suffices to turn the sign of each label's logit: no dense target is built,
-    and unlike ``softplus(z) - t * z`` nothing cancels for large z.
+    With t the target, the binary cross-entropy of an output is ``softplus(z)`` where t = 0 and
+    ``softplus(-z)`` where t = 1: softplus of what this returns, everywhere. The size of its
+    gradient, ``|sigmoid(z) - t|``, is the sigmoid of what this returns. No dense target is built,
+    and unlike in ``softplus(z) - t * z`` nothing cancels for large z.
 
     Args:
-        logits: (R, K).
-        gt_classes: (R,) in [0, K]; K, background, is a row of zeros in the target.
+        logits: (R, C).
+        gt_classes: (R,); a label of C or more is a row of zeros in the target.
     """
-    num_classes = logits.shape[1]
-    column = gt_classes.clamp(max=num_classes - 1).unsqueeze(1)
+    columns = logits.shape[1]
+    column = gt_classes.clamp(max=columns - 1).unsqueeze(1)
     label_logit = logits.gather(1, column)
-    is_foreground = (gt_classes < num_classes).unsqueeze(1)
-    signed = logits.scatter(1, column, torch.where(is_foreground, -label_logit, label_logit))
-    return F.softplus(signed).sum(dim=1)
+    is_target = (gt_classes < columns).unsqueeze(1)
+    return logits.scatter(1, column, torch.where(is_target, -label_logit, label_logit))
+
+
+def binary_cross_entropy_per_roi(
+    logits: Tensor, gt_classes: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy of (R, C) logits against one-hot labels, summed over outputs: (R,).
+
+    Args:
+        logits: (R, C).
+        gt_classes: (R,); a label of C or more (background, where it has no output) is a row of
+            zeros in the target.
+        weights: factors of the outputs, constants that broadcast to (R, C); None for 1.
+    """
+    terms = F.softplus(signed_logits(logits, gt_classes))
+    return (terms if weights is None else terms * weights).sum(dim=1)
 
 
 class SigmoidFamily(BoxLoss):
