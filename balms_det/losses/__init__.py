@@ -1,5 +1,6 @@
 """Box-classification losses, usable without the rest of the package."""
 
+from balms_det.losses.adaptive_suppression import ACSLLoss
 from balms_det.losses.balanced_softmax import (
     BalancedSigmoidLoss,
     BalancedSoftmaxLoss,
@@ -20,17 +21,41 @@ from balms_det.losses.class_priors import (
     image_frequency,
 )
 from balms_det.losses.cosine_classifier import CosineClassifier
+from balms_det.losses.droploss import DropLoss, drop_weights
+from balms_det.losses.equalization import EQLLoss, equalization_weights
+from balms_det.losses.equalization_v2 import EQLv2Loss
+from balms_det.losses.federated import FederatedLoss
 from balms_det.losses.functional import shifted_cross_entropy
-from balms_det.losses.objectness import SigmoidObjectnessFamily, SoftmaxObjectnessFamily
-from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
+from balms_det.losses.group_softmax import BAGSLoss
+from balms_det.losses.objectness import (
+    BackgroundSigmoidFamily,
+    SigmoidObjectnessFamily,
+    SoftmaxObjectnessFamily,
+)
+from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
+from balms_det.losses.sigmoid import (
+    BinaryFamily,
+    SigmoidFamily,
+    SigmoidLoss,
+    binary_cross_entropy_per_roi,
+)
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 
 __all__ = [
     "BOX_LOSS_REGISTRY",
+    "ACSLLoss",
+    "BAGSLoss",
+    "BackgroundSigmoidFamily",
     "BalancedSigmoidLoss",
     "BalancedSoftmaxLoss",
+    "BinaryFamily",
     "BoxLoss",
     "CosineClassifier",
+    "DropLoss",
+    "EQLLoss",
+    "EQLv2Loss",
+    "FederatedLoss",
+    "SeesawLoss",
     "SigmoidFamily",
     "SigmoidLoss",
     "SigmoidObjectnessFamily",
@@ -43,9 +68,12 @@ __all__ = [
     "build_box_loss",
     "class_counts",
     "count_bins",
+    "drop_weights",
+    "equalization_weights",
     "frequency_groups",
     "full_precision",
     "image_frequency",
     "keyword_arguments",
+    "seesaw_offsets",
     "shifted_cross_entropy",
 ]
