@@ -14,6 +14,7 @@ from balms_det.losses.base import (
     full_precision,
     keyword_arguments,
 )
+from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (
     class_counts,
     count_bins,
@@ -25,8 +26,11 @@ from balms_det.losses.droploss import DropLoss, drop_weights
 from balms_det.losses.equalization import EQLLoss, equalization_weights
 from balms_det.losses.equalization_v2 import EQLv2Loss
 from balms_det.losses.federated import FederatedLoss
+from balms_det.losses.focal import FocalLoss
 from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
+from balms_det.losses.ldam import LDAMLoss
+from balms_det.losses.logit_adjustment import LogitAdjustedLoss
 from balms_det.losses.objectness import (
     BackgroundSigmoidFamily,
     SigmoidObjectnessFamily,
@@ -50,11 +54,15 @@ __all__ = [
     "BalancedSoftmaxLoss",
     "BinaryFamily",
     "BoxLoss",
+    "ClassBalancedLoss",
     "CosineClassifier",
     "DropLoss",
     "EQLLoss",
     "EQLv2Loss",
     "FederatedLoss",
+    "FocalLoss",
+    "LDAMLoss",
+    "LogitAdjustedLoss",
     "SeesawLoss",
     "SigmoidFamily",
     "SigmoidLoss",
@@ -69,6 +77,7 @@ __all__ = [
     "class_counts",
     "count_bins",
     "drop_weights",
+    "effective_number_weights",
     "equalization_weights",
     "frequency_groups",
     "full_precision",
