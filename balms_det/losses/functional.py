@@ -107,16 +107,15 @@ class _Softplus(torch.autograd.Function):
 def softplus_values(values: Tensor) -> Tensor:
     """``F.softplus``, without gradient: for blocks that fit the cache of a CPU.
 
-    PyTorch's log1p is ten times slower there than its log. With u = 1 + y rounded, log1p(y) is
-    ``log(u) * y / (u - 1)`` to the last bits, and y where u is 1 (Higham, "Accuracy and Stability
-    of Numerical Algorithms", section 1.14.1).
+    PyTorch's log1p is ten times slower there than its log. With u the rounded ``1 + y``, log1p(y)
+    is log(u) plus what the rounding has taken away, ``(y - (u - 1)) / u``.
     """
     if values.device.type != "cpu":
         return F.softplus(values)
     y = values.abs().neg_().exp_()
     u = y + 1
-    log1p = torch.log(u).mul_(y).div_(u - 1)
-    return torch.where(u == 1, y, log1p).add_(values.clamp(min=0))
+    lost = y.sub_(u - 1).div_(u)
+    return u.log_().add_(lost).add_(values.clamp(min=0))
 
 
 def rows_at_a_time(logits: Tensor) -> int:
