@@ -20,29 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.class_priors import MIN_COUNT, class_counts
 from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.sigmoid import SigmoidFamily, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily
-
-MIN_COUNT = 0.5
-
-
-def class_counts(class_stats: Any, counts: str) -> tuple[Tensor, float]:
-    """The counts of the classes, (K,) float64, and the total that they are shares of.
-
-    Args:
-        class_stats: see :class:`balms_det.losses.BoxLoss`.
-        counts: "image" (of ``num_images``) or "instance" (of all instances).
-
-    Raises:
-        ValueError: another value of ``counts``.
-    """
-    if counts not in ("image", "instance"):
-        raise ValueError(f"counts must be 'image' or 'instance', got {counts!r}")
-    # Through a list: arrays may be read-only, and the loss must not share their memory.
-    numbers = [float(n) for n in getattr(class_stats, f"{counts}_count")]
-    total = float(class_stats.num_images) if counts == "image" else sum(numbers)
-    return torch.tensor(numbers, dtype=torch.float64), total
 
 
 def balanced_softmax_offsets(count: Tensor, tau: float = 1.0) -> Tensor:
@@ -93,6 +74,8 @@ class BalancedSoftmaxLoss(SoftmaxFamily):
         ValueError: an unknown ``counts`` or ``background``, or a ratio that is not positive.
     """
 
+    equal_counts_are_plain = True
+
     def __init__(
         self,
         num_classes: int,
@@ -133,6 +116,8 @@ class BalancedSigmoidLoss(SigmoidFamily):
     Raises:
         ValueError: an unknown ``counts``, or ``prior_prob`` outside (0, 1).
     """
+
+    equal_counts_are_plain = True
 
     def __init__(
         self,

@@ -11,11 +11,23 @@ Symbols and shapes
 A loss owns everything about the classifier's output: how many logits there are, how they become a
 loss and how they become scores. To add one, subclass :class:`SoftmaxFamily`,
 :class:`SigmoidFamily` or :class:`BoxLoss`, write ``per_roi`` and register the class.
+
+What holds for every loss, beside shapes (tests/losses/test_loss_contract.py checks it)
+    rows     Row i of ``per_roi`` depends on other rows of ``logits`` through constants (detached)
+             only, so its Jacobian is block-diagonal: ``autograd.grad(per_roi(z).sum(), z)`` holds
+             the gradient of every RoI's loss. Meta learning relies on it.
+    state    Running state lives in persistent buffers and moves in :meth:`BoxLoss.move_state`
+             alone, which ``per_roi`` has called once, through :meth:`BoxLoss.advance`, before or
+             after the loss is computed, and only in training mode. Scores and the plain loss move
+             nothing. What is summed over RoIs is summed over ranks
+             (:mod:`balms_det.losses.running_state`); a state of gradients takes their closed form.
+    draws    Random draws come from :meth:`BoxLoss.draw_uniform` alone.
+    speed    No loop over classes or RoIs, and nothing that makes a GPU wait: no ``.item()``, no
+             ``nonzero``, no selection by a boolean mask.
 """
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -51,6 +63,11 @@ class BoxLoss(nn.Module, ABC):
 
     #: Whether the constructor reads ``class_stats``.
     needs_class_stats = True
+    #: Whether ``per_roi`` equals ``plain_per_roi`` where every class is in half of the images.
+    equal_counts_are_plain = False
+    #: Whether the gradient treats factors that follow from the logits as constants, so that it is
+    #: not the derivative of the loss.
+    has_detached_factors = False
 
     def __init__(self, num_classes: int, class_stats: Any = None):
         super().__init__()
@@ -70,6 +87,11 @@ class BoxLoss(nn.Module, ABC):
     def num_logits(self) -> int:
         """L, the number of outputs that the classifier must have."""
 
+    @property
+    def class_columns(self) -> Tensor:
+        """The logit column of every class, (K,) integers on the CPU."""
+        return torch.arange(self.num_classes)
+
     @abstractmethod
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         """The loss of every RoI, (R,): the paper's formula and nothing else.
@@ -84,6 +106,28 @@ class BoxLoss(nn.Module, ABC):
     @abstractmethod
     def scores(self, logits: Tensor) -> Tensor:
         """Scores for inference, (R, K + 1), background last, in float32 or float64."""
+
+    def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
+        """Move the running state by a batch; a loss without state has nothing to do.
+
+        Called without gradient, in training mode only. R may be 0: the rank takes part in the sum
+        over ranks all the same, or the others would wait for it.
+        """
+
+    def advance(self, logits: Tensor, gt_classes: Tensor) -> None:
+        """:meth:`move_state` where the state is to move; ``per_roi`` calls it once."""
+        if self.training:
+            with torch.no_grad():
+                self.move_state(logits.detach(), gt_classes)
+
+    def draw_uniform(self, *shape: int, like: Tensor) -> Tensor:
+        """Uniform draws from [0, 1): the only source of chance; override it to fix the draws.
+
+        Args:
+            shape: the first axis counts RoIs (R) or classes (K).
+            like: a tensor of the dtype and on the device that are wanted.
+        """
+        return torch.rand(shape, dtype=like.dtype, device=like.device)
 
     def mean_loss(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         """The mean of ``per_roi``; override it only for a fused kernel of the same value."""
@@ -119,6 +163,7 @@ class BoxLoss(nn.Module, ABC):
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             if len(logits) == 0:
+                self.advance(logits, gt_classes)
                 return logits.sum() * 0
             if weights is None:
                 return self.mean_loss(logits, gt_classes)
@@ -170,42 +215,6 @@ class BoxLoss(nn.Module, ABC):
                     f"{name} got labels from {low} to {high}; legal are 0 to "
                     f"{self.num_classes - 1} for classes and {self.num_classes} for background"
                 )
-
-
-def build_box_loss(name: str, num_classes: int, class_stats: Any = None, **kwargs: Any) -> BoxLoss:
-    """Build a registered loss.
-
-    Args:
-        name: a name in :data:`BOX_LOSS_REGISTRY`.
-        num_classes: K.
-        class_stats: see :class:`BoxLoss`.
-        kwargs: the loss's own keyword arguments.
-
-    Raises:
-        ValueError: unknown name, or class statistics that disagree with ``num_classes``.
-        TypeError: a keyword that the loss does not take.
-
-    Example:
-        >>> loss = build_box_loss("SigmoidLoss", num_classes=2, prior_prob=0.01)
-        >>> loss(torch.zeros(3, loss.num_logits), torch.tensor([0, 1, 2]))
-        tensor(1.3863)
-    """
-    if name not in BOX_LOSS_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in BOX_LOSS_REGISTRY))
-        raise ValueError(f"Unknown box loss {name!r}. Registered: {known}")
-    loss_class = BOX_LOSS_REGISTRY.get(name)
-    legal = keyword_arguments(loss_class)
-    wrong = sorted(set(kwargs) - set(legal))
-    if wrong:
-        shown = ", ".join(f"{key}={default!r}" for key, default in legal.items())
-        raise TypeError(f"{name} takes no {', '.join(wrong)}. It takes: {shown or 'no argument'}")
-    return loss_class(num_classes, class_stats, **kwargs)
-
-
-def keyword_arguments(loss_class: type[BoxLoss]) -> dict[str, Any]:
-    """A loss's own keyword arguments and their defaults."""
-    parameters = list(inspect.signature(loss_class).parameters.values())[2:]
-    return {parameter.name: parameter.default for parameter in parameters}
 
 
 def _check_stats(class_stats: Any, num_classes: int) -> None:

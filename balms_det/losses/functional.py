@@ -1,19 +1,27 @@
-"""Cross-entropy of shifted logits at the price of plain cross-entropy.
+"""Cross-entropy of shifted logits at the price of plain cross-entropy; a fast softplus.
 
 Symbols: see :mod:`balms_det.losses.base`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Rows that are worked on at a time on a CPU: 384 rows of 1,204 float32 are 1.8 MB, near enough to
 # the cache and few enough calls. Accelerators take all rows at once.
 CPU_ROWS = 384
 
 
-def shifted_cross_entropy(logits: Tensor, offsets: Tensor, gt_classes: Tensor) -> Tensor:
+#: Offsets that depend on the row: from (N, L) logits and (N,) labels to (N, L) offsets.
+RowOffsets = Callable[[Tensor, Tensor], Tensor]
+
+
+def shifted_cross_entropy(
+    logits: Tensor, offsets: Tensor | RowOffsets, gt_classes: Tensor
+) -> Tensor:
     """Cross-entropy of every row of ``logits + offsets``, (R,).
 
     The value and gradient of ``F.cross_entropy(logits + offsets, gt_classes, reduction="none")``
@@ -22,26 +30,31 @@ def shifted_cross_entropy(logits: Tensor, offsets: Tensor, gt_classes: Tensor) -
 
     Args:
         logits: (R, L) float32 or float64.
-        offsets: (L,), constants of the same dtype.
+        offsets: (L,), constants of the same dtype, or a function that gives the offsets of some
+            rows, without gradient: it is called on as many rows at a time as are worked on.
         gt_classes: (R,) in [0, L).
 
     Raises:
         ValueError: ``offsets`` require gradient, which they would not get.
         RuntimeError: in backward, when the gradient is to be differentiated again.
     """
-    if offsets.requires_grad:
+    if isinstance(offsets, Tensor) and offsets.requires_grad:
         raise ValueError("offsets are constants of the loss: detach them")
     return _ShiftedCrossEntropy.apply(logits, offsets, gt_classes)
 
 
 class _ShiftedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, offsets: Tensor, gt_classes: Tensor) -> Tensor:
-        rows = _rows_at_a_time(logits)
+    def forward(
+        ctx: Any, logits: Tensor, offsets: Tensor | RowOffsets, gt_classes: Tensor
+    ) -> Tensor:
+        rows = rows_at_a_time(logits)
         log_prob = logits.new_empty(logits.shape)
         shifted = logits.new_empty((rows, logits.shape[1]))
-        for block, out in zip(logits.split(rows), log_prob.split(rows)):
-            torch.add(block, offsets, out=shifted[: len(block)])
+        blocks = (logits, gt_classes, log_prob)
+        for block, labels, out in zip(*(tensor.split(rows) for tensor in blocks)):
+            shift = offsets(block, labels) if callable(offsets) else offsets
+            torch.add(block, shift, out=shifted[: len(block)])
             torch.log_softmax(shifted[: len(block)], dim=1, out=out)
         ctx.save_for_backward(log_prob, gt_classes)
         return -log_prob.gather(1, gt_classes.unsqueeze(1)).squeeze(1)
@@ -54,7 +67,7 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
                 "torch.nn.functional.cross_entropy(logits + offsets, gt_classes)"
             )
         log_prob, gt_classes = ctx.saved_tensors
-        rows = _rows_at_a_time(log_prob)
+        rows = rows_at_a_time(log_prob)
         grad_logits = torch.empty_like(log_prob)
         # Gradient of the log-probabilities: non-zero at the labels only, so one block is reused.
         sparse = log_prob.new_zeros((rows, log_prob.shape[1]))
@@ -66,5 +79,20 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
         return grad_logits, None, None
 
 
-def _rows_at_a_time(logits: Tensor) -> int:
+def softplus_values(values: Tensor) -> Tensor:
+    """``F.softplus``, without gradient: for blocks that fit the cache of a CPU.
+
+    PyTorch's log1p is ten times slower there than its log. With u the rounded ``1 + y``, log1p(y)
+    is log(u) plus what the rounding has taken away, ``(y - (u - 1)) / u``.
+    """
+    if values.device.type != "cpu":
+        return F.softplus(values)
+    y = values.abs().neg_().exp_()
+    u = y + 1
+    lost = y.sub_(u - 1).div_(u)
+    return u.log_().add_(lost).add_(values.clamp(min=0))
+
+
+def rows_at_a_time(logits: Tensor) -> int:
+    """How many rows to work on at a time: all on an accelerator, a cache full on a CPU."""
     return min(len(logits), CPU_ROWS) if logits.device.type == "cpu" else len(logits)

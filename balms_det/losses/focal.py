@@ -1,0 +1,74 @@
+"""Focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017).
+
+Symbols: see :mod:`balms_det.losses.base`; here L = K, and
+    p_t     score of the right answer of an output: ``sigmoid(z)`` for the label, else one minus it
+    gamma   how fast the loss of what is already right falls off
+    alpha   weight of labels; negatives weigh ``1 - alpha``
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.functional import softplus_values
+from balms_det.losses.sigmoid import SigmoidFamily, binary_terms_per_roi
+
+
+@BOX_LOSS_REGISTRY.register()
+class FocalLoss(SigmoidFamily):
+    """``-alpha_t * (1 - p_t)^gamma * log(p_t)``, summed over classes (equation 5).
+
+    The sum is divided by R, as for the other losses of this package; the paper, whose detector has
+    100,000 anchors an image, divides by the number of objects.
+
+    Args:
+        num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`; no counts are needed.
+        gamma: 0 leaves weighted cross-entropy.
+        alpha: weight of labels in [0, 1]; None weighs labels and negatives alike, by 1.
+        prior_prob: see :class:`balms_det.losses.sigmoid.BinaryFamily`; 0.01 in the paper.
+
+    Raises:
+        ValueError: ``alpha`` outside [0, 1], ``gamma`` negative or ``prior_prob`` outside (0, 1).
+    """
+
+    needs_class_stats = False
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_stats: Any = None,
+        *,
+        gamma: float = 2.0,
+        alpha: float | None = 0.25,
+        prior_prob: float = 0.01,
+    ):
+        super().__init__(num_classes, class_stats, prior_prob=prior_prob)
+        if gamma < 0 or not (alpha is None or 0 <= alpha <= 1):
+            raise ValueError(
+                f"gamma may not be negative and alpha lies in [0, 1], got {gamma} and {alpha}"
+            )
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        return binary_terms_per_roi(
+            logits, gt_classes, self._weights(logits, gt_classes), self._term, self._slope
+        )
+
+    def _weights(self, logits: Tensor, gt_classes: Tensor) -> Tensor | None:
+        """alpha at labels and 1 - alpha elsewhere, (R, K)."""
+        if self.alpha is None:
+            return None
+        weights = logits.new_full((len(logits), self.num_classes + 1), 1 - self.alpha)
+        return weights.scatter_(1, gt_classes.unsqueeze(1), self.alpha)[:, :-1]
+
+    def _term(self, signed: Tensor) -> Tensor:
+        # Signed logits s are negative where the answer is right: p_t = sigmoid(-s).
+        return signed.sigmoid().pow_(self.gamma).mul_(softplus_values(signed))
+
+    def _slope(self, signed: Tensor) -> Tensor:
+        # In closed form, which is finite where a power below 1 of an underflowed score is not.
+        wrong = signed.sigmoid()
+        inner = softplus_values(signed).mul_(1 - wrong).mul_(self.gamma).add_(wrong)
+        return wrong.pow_(self.gamma).mul_(inner)

@@ -1,0 +1,53 @@
+"""Running sums and means that are exact under data-parallel training.
+
+Detectron2 builds DistributedDataParallel with ``broadcast_buffers=False``: a buffer that
+accumulates over a batch is all-reduced by its owner, here. After each call all ranks hold the same
+state, the one that a single process with the whole batch would hold. Every rank must call these
+functions equally often, on an empty batch too; :meth:`BoxLoss.advance` sees to that.
+
+State is float64: sums over a whole training in float32 stop growing.
+
+Symbols: see :mod:`balms_det.losses.base`.
+"""
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of ``value`` over all ranks, in place; ``value`` itself without distribution."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+@torch.no_grad()
+def class_sums(gt_classes: Tensor, rows: int, *values: Tensor) -> Tensor:
+    """Sums over the RoIs of each label and over all ranks, (1 + len(values), rows) float64.
+
+    The first row is the number of RoIs of each label, the next the sum of each of ``values``.
+
+    Args:
+        gt_classes: (R,) in [0, rows); R may be 0.
+        rows: how many labels there are: ``K + 1`` with background.
+        values: each (R,), to be summed by label.
+    """
+    columns = [torch.ones_like(gt_classes, dtype=torch.float64), *(v.double() for v in values)]
+    sums = gt_classes.new_zeros((len(columns), rows), dtype=torch.float64)
+    sums.index_add_(1, gt_classes, torch.stack(columns))
+    return sum_over_ranks(sums)
+
+
+@torch.no_grad()
+def moving_average_(average: Tensor, value: Tensor, momentum: float, seen: Tensor) -> None:
+    """``average = momentum * average + (1 - momentum) * value`` where ``seen``, in place.
+
+    Args:
+        average: float64 state.
+        value: of the same shape; not read where not ``seen``, so 0 / 0 is legal there.
+        momentum: share of the old value that is kept, in [0, 1].
+        seen: boolean, of the same shape.
+    """
+    moved = momentum * average + (1 - momentum) * value.to(average.dtype)
+    average.copy_(torch.where(seen, moved, average))
