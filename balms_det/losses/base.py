@@ -35,6 +35,8 @@ import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from balms_det.losses.checks import check_batch, check_stats
+
 BOX_LOSS_REGISTRY = Registry("BOX_LOSS")
 BOX_LOSS_REGISTRY.__doc__ = "Box-classification losses by class name (see :class:`BoxLoss`)."
 
@@ -74,7 +76,7 @@ class BoxLoss(nn.Module, ABC):
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if class_stats is not None:
-            _check_stats(class_stats, num_classes)
+            check_stats(class_stats, num_classes)
         elif self.needs_class_stats:
             raise ValueError(
                 f"{type(self).__name__} needs class_stats: an object with image_count, "
@@ -159,7 +161,7 @@ class BoxLoss(nn.Module, ABC):
             ValueError: wrong shapes or dtypes; a label outside [0, K] (looked at on CPU only,
                 since on an accelerator the look would stall it).
         """
-        self._check(logits, gt_classes, weights)
+        check_batch(self, logits, gt_classes, weights)
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             if len(logits) == 0:
@@ -172,7 +174,7 @@ class BoxLoss(nn.Module, ABC):
 
     def plain_loss(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         """The mean of ``plain_per_roi``, the objective of meta learning; moves no state."""
-        self._check(logits, gt_classes, None)
+        check_batch(self, logits, gt_classes)
         with torch.autocast(logits.device.type, enabled=False):
             logits = full_precision(logits)
             if len(logits) == 0:
@@ -185,43 +187,11 @@ class BoxLoss(nn.Module, ABC):
         They are what a weighted loss needs: a factor of a RoI multiplies its row of both. State
         moves once, as in ``forward``. Half-precision logits are computed in float32.
         """
-        self._check(logits, gt_classes, None)
+        check_batch(self, logits, gt_classes)
         with torch.autocast(logits.device.type, enabled=False), torch.enable_grad():
             logits = full_precision(logits.detach()).requires_grad_()
             if len(logits) == 0:
+                self.advance(logits, gt_classes)
                 return logits.new_zeros(0), torch.zeros_like(logits)
             losses = self.per_roi(logits, gt_classes)
             return losses.detach(), torch.autograd.grad(losses.sum(), logits)[0]
-
-    def _check(self, logits: Tensor, gt_classes: Tensor, weights: Tensor | None) -> None:
-        name = type(self).__name__
-        if logits.dim() != 2 or logits.shape[1] != self.num_logits:
-            raise ValueError(
-                f"{name} expects logits of shape (R, {self.num_logits}) for {self.num_classes} "
-                f"classes, got {tuple(logits.shape)}"
-            )
-        rows = (len(logits),)
-        if gt_classes.shape != rows or gt_classes.is_floating_point():
-            raise ValueError(
-                f"{name} expects {rows[0]} integer labels, one a row of logits, got "
-                f"{gt_classes.dtype} of shape {tuple(gt_classes.shape)}"
-            )
-        if weights is not None and weights.shape != rows:
-            raise ValueError(f"{name} expects weights of shape {rows}, got {tuple(weights.shape)}")
-        if gt_classes.device.type == "cpu" and len(gt_classes):
-            low, high = int(gt_classes.min()), int(gt_classes.max())
-            if low < 0 or high > self.num_classes:
-                raise ValueError(
-                    f"{name} got labels from {low} to {high}; legal are 0 to "
-                    f"{self.num_classes - 1} for classes and {self.num_classes} for background"
-                )
-
-
-def _check_stats(class_stats: Any, num_classes: int) -> None:
-    for field in ("image_count", "instance_count"):
-        count = len(getattr(class_stats, field))
-        if count != num_classes:
-            raise ValueError(
-                f"class_stats.{field} has {count} classes but num_classes is {num_classes}. Set "
-                "MODEL.ROI_HEADS.NUM_CLASSES to the classes of the training set"
-            )
