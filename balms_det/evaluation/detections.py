@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from balms_det.evaluation.ground_truth import GroundTruth
 
-# pycocotools 2.0 overflows on longer lists of RLEs with numpy 2.4.
-_AREA_CHUNK = 128
+
+class BrokenMaskError(ValueError):
+    """The mask at ``index`` has an RLE that cannot be read; the message says why."""
+
+    def __init__(self, index: int, why: str) -> None:
+        super().__init__(why)
+        self.index = index
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +50,13 @@ class Detections:
         return Detections(**columns)
 
     def measured(self) -> Detections:
-        """The same, with areas."""
+        """The same, with areas.
+
+        Raises:
+            BrokenMaskError: a mask whose RLE cannot be read.
+        """
         box = self.box
-        area = mask_areas(self.masks) if box is None else box[:, 2] * box[:, 3]
+        area = _mask_areas(self.masks) if box is None else box[:, 2] * box[:, 3]
         return dataclasses.replace(self, area=area)
 
 
@@ -60,12 +67,19 @@ def evaluated_detections(
 
     First the limits; a negative one is none. Then those of a category that is not verified on their
     image are left out, and last those without area: they have used up a place within the limit.
+
+    Raises:
+        ValueError: a mask whose RLE is broken.
     """
     kept = best_of_each(detections.category, detections.score, per_category)
     detections = detections.take(kept)
     detections = detections.take(best_of_each(detections.image, detections.score, per_image))
     verified = truth.verified(detections.image, detections.category)
-    detections = detections.take(np.flatnonzero(verified)).measured()
+    detections = detections.take(np.flatnonzero(verified))
+    try:
+        detections = detections.measured()
+    except BrokenMaskError as error:
+        raise broken_mask(truth, detections, error.index, str(error)) from error
     return detections.take(np.flatnonzero(detections.area > 0))
 
 
@@ -75,11 +89,30 @@ def _take(column: Any, kept: np.ndarray) -> Any:
     return None if column is None else column[kept]
 
 
-def mask_areas(masks: Sequence[dict]) -> np.ndarray:
-    """(N,) float64, pixels of each compressed RLE."""
-    starts = range(0, len(masks), _AREA_CHUNK)
-    parts = [mask_api.area(list(masks[s : s + _AREA_CHUNK])) for s in starts]
-    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+def _mask_areas(masks: list[dict]) -> np.ndarray:
+    """(N,) float64. Not by pycocotools, whose areas of 256 or more RLEs overflow with numpy 2.4,
+    and which does not see that an RLE is broken."""
+    import hotcoco
+
+    try:
+        return np.asarray(hotcoco.mask.area(masks), dtype=np.float64)
+    except ValueError:
+        for index, mask in enumerate(masks):
+            try:
+                hotcoco.mask.area(mask)
+            except ValueError as error:
+                raise BrokenMaskError(index, str(error)) from error
+        raise
+
+
+def broken_mask(truth: GroundTruth, detections: Detections, n: int, why: str) -> ValueError:
+    """The error that says which detection has a broken mask."""
+    image, category = detections.image[n], detections.category[n]
+    return ValueError(
+        f"the detection of category {truth.category_ids[category]!r} on image "
+        f"{truth.image_ids[image]!r} with the score {float(detections.score[n])!r} has a broken "
+        f"segmentation: {why}. Were its counts cut off or changed on the way?"
+    )
 
 
 def best_of_each(group: np.ndarray, score: np.ndarray, limit: int) -> np.ndarray:

@@ -154,6 +154,21 @@ def test_unusable_results_are_refused(truth, change, message):
         evaluate_lvis(truth, [HIT, {**HIT, **change}], "bbox")
 
 
+@pytest.mark.parametrize("counts", ["e05?0000000g9", "\x01\x02", "é"])
+@BACKENDS
+def test_broken_masks_are_refused(truth, counts, backend):
+    good = {**HIT, "segmentation": mask_to_rle(np.eye(20, dtype=bool))}
+    broken = {**HIT, "score": 0.25, "segmentation": {"size": [20, 20], "counts": counts}}
+    with pytest.raises(ValueError, match=r"category 5 on image 3 with the score 0\.25"):
+        evaluate_lvis(truth, [good, broken], backend=backend)
+
+
+def test_the_official_backend_does_not_hang_at_a_mask_that_ends_early(truth):
+    short = {**HIT, "segmentation": {"size": [20, 20], "counts": "e05"}}
+    with pytest.raises(ValueError, match="of 400 pixels"):
+        evaluate_lvis(truth, [short], backend="official")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

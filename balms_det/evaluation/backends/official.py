@@ -16,10 +16,11 @@ from collections import defaultdict
 import numpy as np
 
 from balms_det.evaluation.boundary import rle_boundary
-from balms_det.evaluation.detections import Detections
+from balms_det.evaluation.detections import Detections, broken_mask
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_package import import_lvis
 from balms_det.evaluation.lvis_result import Curves
+from balms_det.evaluation.rle import rle_pixels
 
 
 class _NonEmptyPairs:
@@ -117,6 +118,8 @@ def evaluate_boundary(truth: GroundTruth, detections: Detections, iou_type: str)
 
 
 def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+    if iou_type == "segm":
+        _check_masks(truth, detections)
     lvis = import_lvis()
     shared = {"images": _images(truth), "categories": _categories(truth)}
     evaluation = evaluator(
@@ -127,6 +130,14 @@ def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: 
     evaluation.evaluate()
     evaluation.accumulate()
     return Curves(evaluation.eval["precision"], evaluation.eval["recall"])
+
+
+def _check_masks(truth: GroundTruth, detections: Detections) -> None:
+    """The package may never come back from a mask whose runs do not fill the image."""
+    pixels = np.array([height * width for height, width in truth.sizes])[detections.image]
+    _, total = rle_pixels(detections.masks)
+    for n in np.flatnonzero(total != pixels)[:1].tolist():
+        raise broken_mask(truth, detections, n, f"{total[n]} of {pixels[n]} pixels")
 
 
 def _indexed(dataset_class: type, content: dict):
