@@ -57,13 +57,15 @@ def check_results(
             ``image_ids``, ``sizes`` and ``category_ids`` (``GroundTruth``).
         keys: "bbox", "segmentation" or both: what an entry needs besides ids and score. A missing
             box is taken from the mask.
-        lenient: leave bad entries out, with a warning each kind, instead of raising.
+        lenient: leave bad entries out, with a warning each kind, instead of raising. Masks whose
+            runs do not add up to their size are found then too; a strict evaluation meets them
+            later.
 
     Raises:
         FileNotFoundError: no such file.
         ResultsError: something is wrong (with ``lenient``: there is no list at all).
     """
-    checked = find_problems(results, gt, keys)
+    checked = find_problems(results, gt, keys, decode=lenient)
     if checked.problems and not lenient:
         refuse(results, checked.problems)
     for problem in checked.problems:

@@ -23,7 +23,7 @@ DATASET = {
     "categories": [{"id": k, "name": str(k)} for k in (1, 7)],
 }
 KEYS = ("bbox", "segmentation")
-RLE = {"size": [20, 30], "counts": "Pb0h0"}
+RLE = {"size": [20, 30], "counts": mask_to_rle(np.eye(20, 30, dtype=bool))["counts"].decode()}
 
 
 def entry(**changes):
@@ -125,6 +125,13 @@ def test_ids_that_are_there_twice_are_an_error_and_drop_nothing():
     with pytest.raises(ResultsError, match="entry 1: it has an id that an earlier entry has: 1"):
         check_results(results, DATASET, KEYS)
     assert len(check_results(results, DATASET, KEYS, lenient=True).columns) == 2
+
+
+def test_a_broken_mask_is_left_out_of_a_lenient_reading():
+    broken = entry(score=0.7, segmentation={**RLE, "counts": "Pb0"})
+    found = check_results([entry(), broken], DATASET, KEYS, lenient=True)
+    assert found.columns.index.tolist() == [0]
+    assert "runs do not add up" in found.problems[0].text
 
 
 def test_limits_keep_the_highest_scores():

@@ -5,10 +5,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from pycocotools import mask as mask_api
 
 from balms_det.data.masks import mask_to_rle
-from balms_det.evaluation.result_masks import run_totals
 from balms_det.evaluation.results_file import ResultsError
 from balms_det.evaluation.submission import check_submission, write_submission
 
@@ -97,20 +95,3 @@ def test_nothing_to_submit(tmp_path):
         write_submission(DATASET, [], tmp_path / "s.json")
     with pytest.raises(ValueError, match=r"a \.json or a \.zip"):
         write_submission(DATASET, [entry()], tmp_path / "s.txt")
-
-
-def test_runs_add_up_as_pycocotools_reads_them():
-    generator = np.random.default_rng(1)
-    masks = [generator.random((h, w)) < p for h, w, p in [(9, 7, 0.5), (300, 200, 0.01), (1, 1, 1)]]
-    masks += [np.zeros((40, 50), bool), np.ones((40, 50), bool), np.eye(64, dtype=bool)]
-    counts = [mask_api.encode(np.asfortranarray(mask, np.uint8))["counts"] for mask in masks]
-    assert run_totals(counts).tolist() == [mask.size for mask in masks]
-    assert run_totals([text.decode() for text in counts]).tolist() == [m.size for m in masks]
-
-
-@pytest.mark.parametrize("text", ["", "abc~", "P", "Pb0h", "!!"])
-def test_broken_runs_do_not_add_up(text):
-    good = rle()["counts"]
-    totals = run_totals([good, text, good])
-    assert totals[0] == totals[2] == 600
-    assert totals[1] != 600
