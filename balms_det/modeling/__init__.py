@@ -6,17 +6,27 @@ from balms_det.modeling.authors_presets import (
     translate_authors_keys,
 )
 from balms_det.modeling.box_predictor import BoxPredictor, build_loss_from_config
+from balms_det.modeling.calibration import (
+    CalibratedCascadeROIHeads,
+    CalibratedROIHeads,
+    build_calibration,
+    calibrate_model,
+)
 from balms_det.modeling.roi_heads import LongTailBoxMixin, LongTailCascadeROIHeads, LongTailROIHeads
 from balms_det.modeling.small_backbone import build_small_resnet_fpn_backbone
 
 __all__ = [
     "BalancedSoftmaxROIHeads",
     "BoxPredictor",
+    "CalibratedCascadeROIHeads",
+    "CalibratedROIHeads",
     "LongTailBoxMixin",
     "LongTailCascadeROIHeads",
     "LongTailROIHeads",
     "SigmoidROIHeads",
+    "build_calibration",
     "build_loss_from_config",
     "build_small_resnet_fpn_backbone",
+    "calibrate_model",
     "translate_authors_keys",
 ]

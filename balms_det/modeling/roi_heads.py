@@ -19,6 +19,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from balms_det.modeling.box_predictor import BoxPredictor, reject_second_loss_in
+from balms_det.modeling.calibration import CalibrationMixin
 
 
 class LongTailBoxMixin:
@@ -44,12 +45,12 @@ class LongTailBoxMixin:
 
 
 @ROI_HEADS_REGISTRY.register()
-class LongTailROIHeads(LongTailBoxMixin, StandardROIHeads):
+class LongTailROIHeads(CalibrationMixin, LongTailBoxMixin, StandardROIHeads):
     """``StandardROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``."""
 
 
 @ROI_HEADS_REGISTRY.register()
-class LongTailCascadeROIHeads(LongTailBoxMixin, CascadeROIHeads):
+class LongTailCascadeROIHeads(CalibrationMixin, LongTailBoxMixin, CascadeROIHeads):
     """``CascadeROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``, one a stage."""
 
 
