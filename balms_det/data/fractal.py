@@ -8,6 +8,9 @@ is found everywhere, 1 for one on a line.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
@@ -42,14 +45,16 @@ def fractal_dimensions(
     )
 
 
-def dataset_fractal_dimensions(name: str, num_classes: int, grid_max: int = 64) -> np.ndarray:
-    """:func:`fractal_dimensions` of a registered dataset; crowds are left out.
+def dataset_fractal_dimensions(
+    names: Sequence[str], num_classes: int, grid_max: int = 64
+) -> np.ndarray:
+    """Of registered datasets together, as :func:`fractal_dimensions`; crowds are left out.
 
     Raises:
         KeyError: no such dataset.
     """
     centres, classes = [], []
-    for record in DatasetCatalog.get(name):
+    for record in itertools.chain.from_iterable(map(DatasetCatalog.get, names)):
         size = record["width"], record["height"]
         for instance in record.get("annotations", ()):
             if instance.get("iscrowd"):

@@ -44,11 +44,11 @@ def test_dataset(request):
     request.addfinalizer(lambda: DatasetCatalog.remove(name))
     centres = (corners + np.array([10, 5])) / [100, 200]
     expected = fractal_dimensions(*centres.T, np.ones(50, int), num_classes=2)
-    found = dataset_fractal_dimensions(name, num_classes=2)
+    found = dataset_fractal_dimensions([name], num_classes=2)
     assert found.tolist() == expected.tolist()
     assert found[0] == 1 and found[1] > 1
 
 
 def test_unknown_dataset():
     with pytest.raises(KeyError, match="no_such_dataset"):
-        dataset_fractal_dimensions("no_such_dataset", 3)
+        dataset_fractal_dimensions(["no_such_dataset"], 3)

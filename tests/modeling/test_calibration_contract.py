@@ -252,7 +252,7 @@ def test_other_bad_arguments(family):
 def test_logits_of_another_shape_are_refused(family, name):
     linear, _, logits = _classifier(family)
     with pytest.raises(ValueError, match="got logits of shape"):
-        _apply(_build(name, family), logits[:, :-1], linear)
+        _apply(_build(name, family, 0.5), logits[:, :-1], linear)
 
 
 def test_tau_normalization_needs_a_linear_layer(family):
