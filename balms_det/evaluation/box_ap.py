@@ -80,7 +80,7 @@ def box_ap(ground_truth: dict[str, Any], results: list[dict], max_dets: int = 30
     evaluation.params.max_dets = max_dets
     evaluation.run()
     values = evaluation.get_results()
-    return {m: 100 * values[m] if values[m] >= 0 else math.nan for m in METRICS}
+    return {m: 100 * float(values[m]) if values[m] >= 0 else math.nan for m in METRICS}
 
 
 def _index(lvis, content: dict[str, Any]):
