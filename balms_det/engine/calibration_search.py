@@ -156,17 +156,19 @@ class StrengthSearch:
     def _evaluate(self, trials: list[Trial]) -> list[Trial]:
         calibrations = [self.build(trial) for trial in trials]
         device = self.predictors[0].bbox_pred.weight.device
-        results: list[list[dict]] = [[] for _ in trials]
+        results: list[list[tuple]] = [[] for _ in trials]
         for rois in self.cache:
             rois = rois.to(device)
             for calibration, own in zip(calibrations, results):
                 scores = calibrated_scores(rois, self.predictors, calibration)
                 found = detections(rois, scores, self.predictors[-1])
                 columns = (found.pred_boxes.tensor, found.scores, found.pred_classes)
-                own += as_results(rois.image_id, *(column.cpu().numpy() for column in columns))
+                own.append((rois.image_id, *(column.cpu().numpy() for column in columns)))
         evaluated = []
         for trial, own in zip(trials, results):
-            metrics = box_ap(self.ground_truth, own)
+            # Dicts take far more memory than arrays: they are made for one trial at a time.
+            dicts = [result for image in own for result in as_results(*image)]
+            metrics = box_ap(self.ground_truth, dicts)
             evaluated.append(Trial(trial.name, trial.strength, trial.arguments, metrics))
             shown = "  ".join(f"{metric} {metrics[metric]:.2f}" for metric in METRICS)
             logger.info("%s at strength %g: box %s", trial.name, trial.strength, shown)

@@ -12,6 +12,7 @@ from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.results import write_results
 from balms_det.evaluation import build_evaluator
+from balms_det.modeling.calibration import check_calibrated
 
 
 class LongTailTrainer(DefaultTrainer):
@@ -31,6 +32,7 @@ class LongTailTrainer(DefaultTrainer):
         model = super().build_model(cfg)
         if cfg.MODEL.DECOUPLED.ENABLED:
             freeze_all_but(model, list(cfg.MODEL.DECOUPLED.TRAIN_ONLY))
+        check_calibrated(cfg, model)
         return model
 
     @classmethod

@@ -53,7 +53,9 @@ def lvis_ground_truth(
                     "area": box[2] * box[3],  # AP by size is not asked for
                 }
             )
-    categories = [{"id": c + 1, "frequency": letter} for c, letter in enumerate(frequency)]
+    categories = [
+        {"id": c + 1, "name": str(c), "frequency": letter} for c, letter in enumerate(frequency)
+    ]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 

@@ -7,7 +7,12 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from balms_det.modeling.calibration import CALIBRATION_REGISTRY, box_predictors, calibrate_model
+from balms_det.modeling.calibration import (
+    CALIBRATION_REGISTRY,
+    box_predictors,
+    calibrate_model,
+    check_calibrated,
+)
 from balms_det.modeling.calibration.attach import CalibratedPredictor, head_of
 
 NUM_CLASSES = 5
@@ -138,6 +143,16 @@ def test_models_that_cannot_be_calibrated(tiny_cfg):
     model.roi_heads.box_predictor.cls_loss = torch.nn.Identity()
     with pytest.raises(ValueError, match="Identity makes its scores in another way"):
         calibrate_model(model, "NorCal", STATS)
+
+
+def test_heads_that_ignore_the_config_are_noticed(tiny_cfg):
+    tiny_cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+    model = _build(tiny_cfg)
+    check_calibrated(tiny_cfg, model)
+    tiny_cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME = "NorCal"
+    with pytest.raises(ValueError, match=r"StandardROIHeads does not read it.*CalibratedROIHeads"):
+        check_calibrated(tiny_cfg, model)
+    check_calibrated(tiny_cfg, calibrate_model(model, "NorCal", STATS))
 
 
 def test_bad_config(tiny_cfg):

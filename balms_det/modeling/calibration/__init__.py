@@ -6,6 +6,7 @@ from balms_det.modeling.calibration.attach import (
     CalibrationMixin,
     box_predictors,
     calibrate_model,
+    check_calibrated,
     head_of,
 )
 from balms_det.modeling.calibration.base import (
@@ -43,6 +44,7 @@ __all__ = [
     "build_calibration",
     "calibrate_model",
     "calibration_class",
+    "check_calibrated",
     "frequency_weights",
     "head_of",
     "tau_scale",

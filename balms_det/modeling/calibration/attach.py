@@ -105,6 +105,17 @@ def calibrate_predictors(
             predictor.__class__ = _calibrated(type(predictor))
 
 
+def check_calibrated(cfg: CfgNode, model: nn.Module) -> None:
+    """Raise ValueError when a config names a calibration and the model's heads did not read it."""
+    name = cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME
+    if name and not any(isinstance(module, CalibratedPredictor) for module in model.modules()):
+        raise ValueError(
+            f"MODEL.ROI_BOX_HEAD.CALIBRATION.NAME is {name!r}, but {cfg.MODEL.ROI_HEADS.NAME} does "
+            "not read it. Name CalibratedROIHeads (or CalibratedCascadeROIHeads), which otherwise "
+            "are Detectron2's own, or call balms_det.modeling.calibrate_model"
+        )
+
+
 def box_predictors(model: nn.Module) -> list[FastRCNNOutputLayers]:
     """The box predictors of a model, in the order of their stages.
 
