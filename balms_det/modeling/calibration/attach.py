@@ -139,7 +139,8 @@ def head_of(predictor: FastRCNNOutputLayers, stage: int = 0) -> Head:
     classes = predictor.num_classes
     loss = getattr(predictor, "cls_loss", None)
     if loss is None:  # Detectron2's own predictor
-        return Head(classes, "sigmoid" if predictor.use_sigmoid_ce else "softmax", stage)
+        sigmoid = getattr(predictor, "use_sigmoid_ce", False)  # not in older releases
+        return Head(classes, "sigmoid" if sigmoid else "softmax", stage)
     if isinstance(loss, SoftmaxFamily) and loss.num_logits == classes + 1:
         return Head(classes, "softmax", stage)
     if isinstance(loss, SigmoidFamily):
