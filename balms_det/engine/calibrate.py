@@ -59,16 +59,11 @@ def calibrate(
     """Choose a calibration for the model of ``cfg`` and write it down.
 
     Args:
-        cfg: config of the trained model. ``CALIBRATION.ARGS`` are the fixed arguments of the
-            calibration that it names.
-        out: folder of ``scan.json``, ``strength.png``, ``statistics.json``, ``calibrated.yaml``
-            and, to bake, ``calibrated.pth``.
-        options: see :class:`SearchOptions`.
+        cfg: of the trained model; its ``CALIBRATION.ARGS`` are fixed arguments of its calibration.
+        out: folder of ``scan.json``, ``strength.png``, ``statistics.json``, ``calibrated.yaml``.
+        options: what to try.
         config_file, opts: what ``cfg`` was loaded from; ``calibrated.yaml`` is its child.
-        bake: write the calibration into the weights; the config then only names these.
-
-    Returns:
-        The chosen trial.
+        bake: write ``calibrated.pth`` with the calibration in its weights; the config names it.
 
     Raises:
         ValueError: an unknown calibration, a model that cannot be calibrated, no weights, or (to
@@ -77,44 +72,59 @@ def calibrate(
         KeyError, FileNotFoundError: no such dataset or weights.
     """
     out = Path(out)
-    node = cfg.MODEL.ROI_BOX_HEAD.CALIBRATION
-    fixed = {node.NAME: {key.lower(): value for key, value in node.ARGS.items()}}
-    own = [node.NAME] if node.NAME else sorted(name for name, _ in CALIBRATION_REGISTRY)
-    names = list(options.names) or own
-    for name in names:
-        calibration_class(name)
+    names = _names(options.names, cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME)
     model = _plain_model(cfg)
     check_takes_calibration(model, bake)
     dataset = options.dataset or cfg.DATASETS.TRAIN[0]
     with tempfile.TemporaryDirectory(prefix="balms_det-rois-") as folder:
-        search = StrengthSearch(
-            cfg,
-            model,
-            build_class_stats(cfg),
-            dataset,
-            num_images=options.num_images,
-            folder=Path(folder),
-        )
-        tables = search.statistics(names)
-        if tables:
-            write_statistics(out / "statistics.json", tables)
-        trials = [search.plain()]
-        for name in names:
-            arguments = dict(fixed.get(name, {}))
-            if calibration_class(name).needs_statistics:
-                arguments.setdefault("statistics", str(out / "statistics.json"))
-            trials += search.scan(name, options.strengths, **arguments)
+        counts, images = build_class_stats(cfg), options.num_images
+        search = StrengthSearch(cfg, model, counts, dataset, num_images=images, folder=folder)
+        trials = _try_all(search, names, options.strengths, out)
     chosen = best_trial(trials, options.metric)
     write_scan(out / "scan.json", trials, chosen)
     _draw(trials, chosen, out / "strength.png", f"{len(search.cache)} images of {dataset}")
-    options_of_model = list(opts)
+    opts = list(opts)
     if bake:
         write_checkpoint(out / "calibrated.pth", model, search, chosen)
-        options_of_model += ["MODEL.WEIGHTS", str(out / "calibrated.pth")]
+        opts += ["MODEL.WEIGHTS", str(out / "calibrated.pth")]
     heads = cfg.MODEL.ROI_HEADS.NAME
-    write_config(out / "calibrated.yaml", config_file, options_of_model, heads, chosen, baked=bake)
+    write_config(out / "calibrated.yaml", config_file, opts, heads, chosen, baked=bake)
     logger.info("Chosen: %s at strength %g", chosen.name, chosen.strength)
     return chosen
+
+
+def _try_all(
+    search: StrengthSearch, names: Sequence[str], strengths: Sequence[float], out: Path
+) -> list[Trial]:
+    """The plain model, then every calibration at every strength; their statistics go to ``out``."""
+    path = out / "statistics.json"
+    tables = search.statistics(names)
+    if tables:
+        write_statistics(path, tables)
+    node = search.cfg.MODEL.ROI_BOX_HEAD.CALIBRATION
+    trials = [search.plain()]
+    for name in names:
+        fixed = node.ARGS.items() if name == node.NAME else ()
+        arguments = {key.lower(): value for key, value in fixed}
+        if calibration_class(name).needs_statistics:
+            arguments.setdefault("statistics", str(path))
+        trials += search.scan(name, strengths, **arguments)
+    return trials
+
+
+def _names(asked: Sequence[str], in_config: str) -> list[str]:
+    """The calibrations to try."""
+    if asked and in_config and list(asked) != [in_config]:
+        # Its ARGS would be inherited by the config that is written.
+        raise ValueError(
+            f"the config names the calibration {in_config!r} already: take it out of there to try "
+            f"{', '.join(asked)}"
+        )
+    names = list(asked) or ([in_config] if in_config else [])
+    names = names or sorted(name for name, _ in CALIBRATION_REGISTRY)
+    for name in names:
+        calibration_class(name)  # an unknown name is noticed before the detector runs
+    return names
 
 
 def _plain_model(cfg: CfgNode) -> nn.Module:

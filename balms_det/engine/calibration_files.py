@@ -63,11 +63,14 @@ def write_config(
         if not key.startswith(_NODE):
             _set(content, key, _yaml_value(value))
     if chosen.name != PLAIN and not baked:
-        _set(content, "MODEL.ROI_HEADS.NAME", READS_CONFIG.get(heads, heads))
+        if heads in READS_CONFIG:
+            _set(content, "MODEL.ROI_HEADS.NAME", READS_CONFIG[heads])
         _set(content, f"{_NODE}.NAME", chosen.name)
         arguments = {key.upper(): value for key, value in chosen.arguments.items()}
         _set(content, f"{_NODE}.ARGS", arguments)
-    where = " and ".join(f"{k} {v:.2f}" for k, v in chosen.metrics.items() if not math.isnan(v))
+    else:
+        _set(content, f"{_NODE}.NAME", "")  # the base may name one
+    where = ", ".join(f"{k} {v:.2f}" for k, v in chosen.metrics.items() if not math.isnan(v))
     head = f"# Written by tools/calibrate.py: {chosen.name} at strength {chosen.strength:g}, box "
     write_atomically(path, f"{head}{where}\n{yaml.safe_dump(content, sort_keys=False)}")
 

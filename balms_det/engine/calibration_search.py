@@ -92,7 +92,7 @@ class StrengthSearch:
         dataset_name: str,
         *,
         num_images: int,
-        folder: Path,
+        folder: str | Path,
     ):
         self.cfg, self.class_stats = cfg, class_stats
         self.predictors = box_predictors(model)
@@ -100,7 +100,7 @@ class StrengthSearch:
         groups = class_stats.frequency_groups()
         dicts = choose_images(DatasetCatalog.get(dataset_name), groups, num_images)
         self.ground_truth = lvis_ground_truth(dataset_name, dicts, groups)
-        self.cache = RoICache(folder)
+        self.cache = RoICache(Path(folder))
         logger.info("Recording the regions of %d images of '%s'", len(dicts), dataset_name)
         mapper = DatasetMapper(cfg, is_train=False)
         workers = cfg.DATALOADER.NUM_WORKERS

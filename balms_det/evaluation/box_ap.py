@@ -29,34 +29,41 @@ def lvis_ground_truth(
         frequency: K letters "r", "c" or "f".
     """
     class_of = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
-    everything = set(range(1, len(frequency) + 1))
     images, annotations = [], []
     for record in dataset_dicts:
         own = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
-        if "neg_category_ids" in record:
-            absent = _ids(record["neg_category_ids"], class_of)
-        else:
-            absent = sorted(everything - {a["category_id"] + 1 for a in own})
-        partial = _ids(record.get("not_exhaustive_category_ids", ()), class_of)
-        images.append(
-            {
-                **{"id": record["image_id"], "height": record["height"], "width": record["width"]},
-                **{"neg_category_ids": absent, "not_exhaustive_category_ids": partial},
-            }
-        )
-        for instance in own:
-            box = BoxMode.convert(list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYWH_ABS)
-            annotations.append(
-                {
-                    **{"id": len(annotations) + 1, "image_id": record["image_id"]},
-                    **{"category_id": instance["category_id"] + 1, "bbox": list(box)},
-                    "area": box[2] * box[3],  # AP by size is not asked for
-                }
-            )
-    categories = [
-        {"id": c + 1, "name": str(c), "frequency": letter} for c, letter in enumerate(frequency)
-    ]
+        images.append(_image(record, own, class_of, len(frequency)))
+        annotations += [_annotation(record, instance) for instance in own]
+    for number, annotation in enumerate(annotations):
+        annotation["id"] = number + 1
+    categories = [{"id": c + 1, "name": str(c), "frequency": f} for c, f in enumerate(frequency)]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _image(record: dict, own: list[dict], class_of: dict[int, int] | None, num_classes: int):
+    if "neg_category_ids" in record:
+        absent = _ids(record["neg_category_ids"], class_of)
+    else:
+        absent = sorted({*range(1, num_classes + 1)} - {a["category_id"] + 1 for a in own})
+    return {
+        "id": record["image_id"],
+        "height": record["height"],
+        "width": record["width"],
+        "neg_category_ids": absent,
+        "not_exhaustive_category_ids": _ids(
+            record.get("not_exhaustive_category_ids", ()), class_of
+        ),
+    }
+
+
+def _annotation(record: dict, instance: dict) -> dict[str, Any]:
+    box = BoxMode.convert(list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYWH_ABS)
+    return {
+        "image_id": record["image_id"],
+        "category_id": instance["category_id"] + 1,
+        "bbox": list(box),
+        "area": box[2] * box[3],  # AP by size is not asked for
+    }
 
 
 def _ids(dataset_ids: Sequence[int], class_of: dict[int, int] | None) -> list[int]:

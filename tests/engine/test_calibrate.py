@@ -186,7 +186,8 @@ def test_nothing_is_written_into_the_config_when_nothing_helps(options, tmp_path
     monkeypatch.setattr("balms_det.engine.calibrate.best_trial", lambda trials, metric: trials[0])
     chosen = _search(options, tmp_path, names=["NorCal"], strengths=[0.5])
     assert (chosen.name, chosen.strength) == ("none", 0)
-    assert "CALIBRATION" not in (tmp_path / "calibrated.yaml").read_text()
+    cfg = load_cfg(str(tmp_path / "calibrated.yaml"))
+    assert cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME == ""
 
 
 def test_arguments_of_the_config_are_kept(options, tmp_path, choose_last):
@@ -196,6 +197,8 @@ def test_arguments_of_the_config_are_kept(options, tmp_path, choose_last):
     assert chosen.arguments == {"method": "cb", "gamma": 0.9}
     cfg = load_cfg(str(tmp_path / "calibrated.yaml"))
     assert cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.ARGS == {"METHOD": "cb", "GAMMA": 0.9}
+    with pytest.raises(ValueError, match="names the calibration 'NorCal' already"):
+        _search([*options, *more], tmp_path, names=["FRACAL"])
 
 
 def test_detectron2s_heads_are_exchanged_for_those_that_read_the_config(
