@@ -10,6 +10,7 @@ def add_balms_config(cfg: CN) -> None:
     classifier is trained with plain softmax cross-entropy until ``CLS_LOSS.NAME`` says otherwise.
     """
     _add_loss(cfg)
+    _add_calibration(cfg)
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
@@ -24,6 +25,15 @@ def _add_loss(cfg: CN) -> None:
     # Its keyword arguments in upper case, for example `TAU: 1.0`. A key that the loss does not
     # take is an error that lists the ones it takes.
     cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS.ARGS = CN(new_allowed=True)
+
+
+def _add_calibration(cfg: CN) -> None:
+    # Calibration of the scores at test time: any name in
+    # balms_det.modeling.calibration.CALIBRATION_REGISTRY, or empty for none.
+    cfg.MODEL.ROI_BOX_HEAD.CALIBRATION = CN()
+    cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME = ""
+    # Its keyword arguments in upper case, for example `GAMMA: 0.6`.
+    cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.ARGS = CN(new_allowed=True)
 
 
 def _add_data(cfg: CN) -> None:

@@ -29,3 +29,10 @@ def test_its_loss_table_lists_every_loss():
 
     for name, _ in BOX_LOSS_REGISTRY:
         assert f"| `{name}` |" in TEXT
+
+
+def test_its_calibration_table_lists_every_calibration():
+    from balms_det.modeling.calibration import CALIBRATION_REGISTRY
+
+    for name, _ in CALIBRATION_REGISTRY:
+        assert f"| `{name}` |" in TEXT

@@ -17,6 +17,7 @@ from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
 from balms_det.engine.step_seed import SeedEveryStep
 from balms_det.evaluation import build_evaluator
+from balms_det.modeling.calibration import check_calibrated
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class LongTailTrainer(DefaultTrainer):
         model = super().build_model(cfg)
         if cfg.MODEL.DECOUPLED.ENABLED:
             freeze_all_but(model, list(cfg.MODEL.DECOUPLED.TRAIN_ONLY))
+        check_calibrated(cfg, model)
         return model
 
     @classmethod

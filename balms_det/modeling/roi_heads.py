@@ -19,6 +19,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from balms_det.modeling.box_predictor import BoxPredictor, reject_second_loss_in
+from balms_det.modeling.calibration import CalibrationMixin
 from balms_det.modeling.fast_inference_hooks import with_fast_inference
 
 
@@ -45,12 +46,12 @@ class LongTailBoxMixin:
 
 
 @ROI_HEADS_REGISTRY.register()
-class LongTailROIHeads(LongTailBoxMixin, StandardROIHeads):
+class LongTailROIHeads(CalibrationMixin, LongTailBoxMixin, StandardROIHeads):
     """``StandardROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``."""
 
 
 @ROI_HEADS_REGISTRY.register()
-class LongTailCascadeROIHeads(LongTailBoxMixin, CascadeROIHeads):
+class LongTailCascadeROIHeads(CalibrationMixin, LongTailBoxMixin, CascadeROIHeads):
     """``CascadeROIHeads`` with the loss of ``MODEL.ROI_BOX_HEAD.CLS_LOSS``, one a stage."""
 
     # A cascade does not ask its predictors for their inference().
