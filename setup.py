@@ -15,7 +15,7 @@ setup(
     description="Long-tailed instance segmentation for Detectron2",
     license="Apache-2.0",
     packages=find_packages(include=["balms_det", "balms_det.*"]),
-    package_data={"balms_det": ["data/counts/*.json"]},
+    package_data={"balms_det": ["data/counts/*.json", "evaluation/report/assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.0",
@@ -29,6 +29,7 @@ setup(
         "matplotlib>=3.6",
         "tabulate>=0.9",
         "msgspec>=0.18",
+        "jinja2>=3.1",
         "hotcoco>=1.3",
         "setuptools<81",  # Detectron2 imports pkg_resources, which later versions do not have
     ],

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from balms_det import __version__
 from balms_det.evaluation.pictures import draw_comparison
+from balms_det.evaluation.report import write_report
 from balms_det.evaluation.table import Row, format_table, read_row
 from balms_det.files import write_atomically
 
@@ -55,12 +56,12 @@ ABLATION = [
 
 
 def run_quickstart(root: Path, out: Path, seeds: int = 1, ablation: bool = False) -> list[Row]:
-    """Make the dataset, train and evaluate every step for every seed, write table and picture.
+    """Make the dataset, train and evaluate every step for every seed, write table and pictures.
 
     Args:
         root: checkout that holds ``tools/`` and ``configs/``.
         out: folder of the results: ``seed0/<step>/``, ``table.md``, ``table.json``,
-            ``predictions.png``.
+            ``predictions.png`` and ``report.html`` of the first seed.
         seeds: how many seeds; with more than one the table has mean and standard deviation.
         ablation: whether the table also has the rows of ``ABLATION``.
 
@@ -79,6 +80,7 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1, ablation: bool = False
     rows = [read_row(step.label, [folder / step.name for folder in folders]) for step in steps]
     write_table(out, rows)
     draw_picture(root, out)
+    write_page(root, out)
     return rows
 
 
@@ -170,13 +172,33 @@ def write_table(out: Path, rows: list[Row]) -> None:
     print(f"\nMask AP on {DATASET.name}, by frequency group of the class\n\n{text}\n", flush=True)
 
 
-def draw_picture(root: Path, out: Path) -> None:
-    folders = {
+def first_results(out: Path) -> dict[str, Path]:
+    """Results files of the methods' first seed."""
+    return {
         step.label: out / "seed0" / step.name / "inference" / "lvis_instances_results.json"
         for step in METHODS
     }
+
+
+def draw_picture(root: Path, out: Path) -> None:
     target = out / "predictions.png"
     draw_comparison(
-        root / DATASET / "icons_lt_val.json", root / DATASET, folders, target, title="Ground truth"
+        root / DATASET / "icons_lt_val.json",
+        root / DATASET,
+        first_results(out),
+        target,
+        title="Ground truth",
     )
     print(f"Predictions beside ground truth: {target}", flush=True)
+
+
+def write_page(root: Path, out: Path) -> None:
+    dataset = root / DATASET
+    target = write_report(
+        dataset / "icons_lt_val.json",
+        first_results(out),
+        out / "report.html",
+        images=dataset,
+        counts=str(dataset / "icons_lt_train.json"),
+    )
+    print(f"Class by class, to open in a browser: {target}", flush=True)

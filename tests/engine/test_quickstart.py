@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from balms_det.engine import quickstart
+from tests.evaluation.report_cases import make_case
 
 STEP = quickstart.Step("stage2_softmax", "Softmax", start="stage1")
 
@@ -90,3 +91,17 @@ def test_an_error_of_a_step_beside_others_is_not_lost(root, monkeypatch):
     monkeypatch.setattr(quickstart, "run", fail)
     with pytest.raises(RuntimeError, match="stage2_softmax"):
         quickstart.train_side_by_side(root, root / "run", [STEP], seed=0)
+
+
+def test_the_page_shows_the_first_seed_of_every_method(root):
+    names = ["owl", "cat", "bee"]
+    case = make_case(root / quickstart.DATASET, names, num_images=12)
+    case.gt.rename(root / quickstart.DATASET / "icons_lt_val.json")
+    make_case(root / "train", names, num_images=12)
+    (root / "train" / "gt.json").rename(root / quickstart.DATASET / "icons_lt_train.json")
+    for path, results in zip(quickstart.first_results(root / "run").values(), case.runs.values()):
+        path.parent.mkdir(parents=True)
+        results.rename(path)
+    quickstart.write_page(root, root / "run")
+    page = (root / "run" / "report.html").read_text(encoding="utf-8")
+    assert '"name":"Softmax"' in page and '"name":"Balanced Softmax"' in page
