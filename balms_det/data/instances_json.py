@@ -6,17 +6,18 @@ keys and needs ``file_name``; the LVIS one knows LVIS's own classes only and no 
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
 
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from balms_det.data.annotation_file import LVIS
-from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
+from balms_det.data.annotation_json import (
+    AnnotationFileError,
+    garbage_collector_paused,
+    read_annotation_json,
+)
 from balms_det.data.image_files import locate_images
 from balms_det.data.summary_cache import annotation_summary
 
@@ -33,21 +34,8 @@ def load_instances(name: str, json_file: str, image_root: str) -> list[dict]:
         FileNotFoundError: the json or the images are not there.
         AnnotationFileError: see ``annotation_file.summarize``; also an instance without a box.
     """
-    with _garbage_collector_paused():
+    with garbage_collector_paused():
         return _load(name, json_file, image_root)
-
-
-@contextlib.contextmanager
-def _garbage_collector_paused() -> Iterator[None]:
-    """Nothing here forms cycles, and the collector would walk millions of new lists over and over:
-    on a file of the size of LVIS v1 that takes as long as all the rest."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _load(name: str, json_file: str, image_root: str) -> list[dict]:

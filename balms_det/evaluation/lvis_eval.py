@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from balms_det.data.annotation_json import AnnotationFileError
+from balms_det.data.annotation_json import AnnotationFileError, garbage_collector_paused
 from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
 from balms_det.evaluation.detections import Detections, evaluated_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -27,6 +27,7 @@ FIXED_PER_CATEGORY = 10_000
 Groups = Mapping[str, Sequence[int]] | Sequence[str]
 
 
+@garbage_collector_paused()
 def evaluate_lvis(
     gt: Any,
     results: Any,
