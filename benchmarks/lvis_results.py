@@ -98,8 +98,9 @@ class LvisLike:
             "not_exhaustive_category_ids": sorted({c + 1 for c in list(present)[:1]}),
         }
 
-    def results(self) -> Iterator[dict]:
-        """The detections, image by image."""
+    def result_lines(self) -> Iterator[str]:
+        """The detections, image by image, each as json."""
+        found = [[_tail(version) for version in versions] for versions in self.shapes]
         for image, instances in enumerate(self.instances, start=1):
             near = int(NEAR * DETECTIONS)
             of = self.generator.integers(0, len(instances), near)
@@ -110,14 +111,15 @@ class LvisLike:
             scores = np.round(self.generator.beta(0.5, 6, DETECTIONS), 8)
             columns = (column.tolist() for column in (shapes, versions, classes, scores))
             for shape, version, category, score in zip(*columns):
-                found = self.shapes[shape][version]
-                yield {
-                    "image_id": image,
-                    "category_id": category + 1,
-                    "score": score,
-                    "bbox": list(found["bbox"]),
-                    "segmentation": dict(found["segmentation"]),
-                }
+                yield (
+                    f'{{"image_id": {image}, "category_id": {category + 1}, "score": {score}, '
+                    f"{found[shape][version]}"
+                )
+
+
+def _tail(version: dict) -> str:
+    keys = ("bbox", "segmentation")
+    return json.dumps({key: version[key] for key in keys})[1:]
 
 
 def write(folder: Path, num_images: int, seed: int = 0) -> tuple[Path, Path]:
@@ -127,7 +129,7 @@ def write(folder: Path, num_images: int, seed: int = 0) -> tuple[Path, Path]:
     truth, results = folder / "truth.json", folder / "results.json"
     truth.write_text(json.dumps(data.truth()))
     with open(results, "w", encoding="utf-8") as file:
-        for number, entry in enumerate(data.results()):
-            file.write(("[" if number == 0 else ",\n") + json.dumps(entry))
+        for number, line in enumerate(data.result_lines()):
+            file.write(("[" if number == 0 else ",\n") + line)
         file.write("]")
     return truth, results

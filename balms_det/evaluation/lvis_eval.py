@@ -17,7 +17,6 @@ from balms_det.evaluation.lvis_result import (
     CategoryResult,
     Curves,
     LVISResult,
-    mean_defined,
     summarize,
 )
 from balms_det.evaluation.read_detections import read_detections
@@ -136,21 +135,23 @@ def _per_category(
     num_images = np.bincount(pairs % size, minlength=size)
     num_instances = np.bincount(truth.category[counted], minlength=size)
     num_detections = np.bincount(detections.category, minlength=size)
+    # A category is defined at all recall points or at none, and then -1 is its mean, too.
+    over_recall = curves.precision[..., 0].mean(axis=1)  # (T, K)
+    ap = over_recall.mean(axis=0).tolist()
     results = []
     for k, category_id in enumerate(truth.category_ids):
-        precision = curves.precision[:, :, k, 0]
         results.append(
             CategoryResult(
                 id=category_id,
                 name=truth.names[k],
                 frequency=group_of.get(category_id),
-                ap=mean_defined(precision),
-                ap50=mean_defined(precision[0]),
-                ap75=mean_defined(precision[5]),
+                ap=ap[k],
+                ap50=float(over_recall[0, k]),
+                ap75=float(over_recall[5, k]),
                 num_images=int(num_images[k]),
                 num_instances=int(num_instances[k]),
                 num_detections=int(num_detections[k]),
-                precision=precision,
+                precision=curves.precision[:, :, k, 0],
                 recall=curves.recall[:, k, 0],
                 recall_points=RECALL_POINTS,
             )
