@@ -1,8 +1,4 @@
-"""A chunk of results into columns; the entries that have a fault are reported and left out.
-
-The columns are read by loops that run in C. A Python loop over the entries runs only where one of
-them is at fault, to say which.
-"""
+"""A chunk of results into columns; the entries that have a fault are reported and left out."""
 
 from __future__ import annotations
 
@@ -17,6 +13,7 @@ from pycocotools import mask as mask_api
 
 from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_columns import Columns, Problem
+from balms_det.evaluation.sound_columns import read_ids, sound_columns
 
 _MISSING = object()
 _EMPTY_RLE = {"size": (0, 0), "counts": ""}
@@ -34,13 +31,16 @@ def read_columns(
         keys: "bbox" and/or "segmentation".
         problems: fault text to :class:`Problem`, added to.
     """
+    sound = sound_columns(entries, offset, known, keys)
+    if sound is not None:
+        return sound
     reader = _ChunkReader(entries, offset, problems)
     image = reader.ranks("image_id", known.image_rank)
     category = reader.ranks("category_id", known.category_rank)
     score = reader.numbers("score", reader.values("score"))
     masks = reader.masks(image, known.sizes) if "segmentation" in keys else None
     box = reader.boxes() if "bbox" in keys else None
-    ids = reader.values("id", required=False)
+    ids = read_ids(reader.entries)
     index = np.arange(offset, offset + len(entries))
     columns = Columns(index, image, category, score, box, masks, ids)
     return columns.take(np.flatnonzero(reader.good))
@@ -52,7 +52,7 @@ class _ChunkReader:
     def __init__(self, entries: Sequence, offset: int, problems: dict) -> None:
         self.entries, self.offset, self.problems = entries, offset, problems
         self.good = np.ones(len(entries), bool)
-        objects = _each(entries, lambda entry: isinstance(entry, dict), _are_dicts)
+        objects = _each(entries, lambda entry: isinstance(entry, dict))
         self.report("is not an object", ~objects, entries)
         self.entries = _only(objects, entries, {})
 
@@ -65,29 +65,21 @@ class _ChunkReader:
             Problem.add(self.problems, text, where + self.offset, shown)
             self.good[where] = False
 
-    def values(self, key: str, required: bool = True) -> list | None:
-        """The values of a key; of one that is not required, None where an entry lacks it."""
-        try:
-            return list(map(operator.itemgetter(key), self.entries))
-        except KeyError:
-            if not required:
-                return None
+    def values(self, key: str) -> list:
+        """The values of a key."""
         values = [entry.get(key, _MISSING) for entry in self.entries]
-        missing = np.fromiter((value is _MISSING for value in values), bool, len(values))
+        missing = _each(values, lambda value: value is _MISSING)
         self.report(f"has no '{key}'", missing, [sorted(entry, key=str) for entry in self.entries])
         return values
 
     def ranks(self, key: str, rank: dict) -> np.ndarray:
         values = self.values(key)
-        try:
-            ranks = np.fromiter(map(rank.get, values, itertools.repeat(-1)), np.int64, len(values))
-        except TypeError:  # a list or an object, which is no id
-            ranks = np.fromiter((_rank(rank, value) for value in values), np.int64, len(values))
+        ranks = np.fromiter((_rank(rank, value) for value in values), np.int64, len(values))
         self.report(f"has an {key} that the dataset does not list", ranks < 0, values)
         return np.maximum(ranks, 0)
 
     def numbers(self, key: str, values: Sequence) -> np.ndarray:
-        real = _each(values, _is_number, _are_numbers)
+        real = _each(values, _is_number)
         self.report(f"has a {key} that is not a number", ~real, values)
         array = np.fromiter(_only(real, values, 0.0), np.float64, len(values))
         self.report(f"has a {key} that is not finite", ~np.isfinite(array), values)
@@ -95,10 +87,9 @@ class _ChunkReader:
 
     def boxes(self) -> np.ndarray:
         """(N, 4); a missing box is that of the mask."""
-        if not all(map(operator.contains, self.entries, itertools.repeat("bbox"))):
-            self.entries = [_with_box(entry) for entry in self.entries]
+        self.entries = [_with_box(entry) for entry in self.entries]
         values = self.values("bbox")
-        fits = _each(values, _is_box, _are_boxes)
+        fits = _each(values, _is_box)
         self.report("has a bbox that is not a list of 4 numbers", ~fits, values)
         flat = itertools.chain.from_iterable(_only(fits, values, (0, 0, 0, 0)))
         box = np.fromiter(flat, np.float64, 4 * len(values)).reshape(-1, 4)
@@ -109,7 +100,7 @@ class _ChunkReader:
     def masks(self, image: np.ndarray, sizes: np.ndarray) -> list[dict]:
         """N RLEs; ``image`` (N,) and ``sizes`` (images, 2) say how large they have to be."""
         values = self.values("segmentation")
-        fits = _each(values, _is_rle, _are_rles)
+        fits = _each(values, _is_rle)
         self.report("has a segmentation that is not a compressed RLE", ~fits, values)
         values = _only(fits, values, _EMPTY_RLE)
         flat = itertools.chain.from_iterable(map(operator.itemgetter("size"), values))
@@ -123,10 +114,8 @@ class _ChunkReader:
         return values
 
 
-def _each(values: Sequence, test: Callable[[Any], bool], all_pass: Callable) -> np.ndarray:
-    """(N,) bool, the test of each value; ``all_pass`` is the quick test of them all."""
-    if all_pass(values):
-        return np.ones(len(values), bool)
+def _each(values: Sequence, test: Callable[[Any], bool]) -> np.ndarray:
+    """(N,) bool, the test of each value."""
     return np.fromiter(map(test, values), bool, len(values))
 
 
@@ -137,20 +126,8 @@ def _only(fits: np.ndarray, values: list, other: Any) -> list:
     return [value if ok else other for value, ok in zip(values, fits.tolist())]
 
 
-def _types(values) -> set[type]:
-    return set(map(type, values))
-
-
-def _are_dicts(values: Sequence) -> bool:
-    return _types(values) <= {dict}
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _are_numbers(values: Sequence) -> bool:
-    return _types(values) <= {float, int}
+    return isinstance(value, numbers.Real)
 
 
 def _is_box(value: Any) -> bool:
@@ -161,14 +138,6 @@ def _is_box(value: Any) -> bool:
     )
 
 
-def _are_boxes(values: Sequence) -> bool:
-    return (
-        _types(values) <= {list, tuple}
-        and set(map(len, values)) <= {4}
-        and _types(itertools.chain.from_iterable(values)) <= {float, int}
-    )
-
-
 def _is_rle(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -176,22 +145,6 @@ def _is_rle(value: Any) -> bool:
         and isinstance(value.get("size"), (list, tuple))
         and len(value["size"]) == 2
         and all(isinstance(side, numbers.Integral) for side in value["size"])
-    )
-
-
-def _are_rles(values: Sequence) -> bool:
-    if not _are_dicts(values):
-        return False
-    try:
-        sizes = list(map(operator.itemgetter("size"), values))
-        counts = _types(map(operator.itemgetter("counts"), values))
-    except KeyError:
-        return False
-    return (
-        counts <= {str, bytes}
-        and _types(sizes) <= {list, tuple}
-        and set(map(len, sizes)) <= {2}
-        and _types(itertools.chain.from_iterable(sizes)) <= {int}
     )
 
 
