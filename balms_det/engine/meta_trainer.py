@@ -63,9 +63,8 @@ class MetaStepTrainer(SimpleTrainer):
         self.meta_step = meta_step
         self.sampler_period = sampler_period
         self.amp_dtype = amp_dtype
-        device = next(self.detector.parameters()).device
-        enabled = amp_dtype == torch.float16
-        self.grad_scaler = torch.amp.GradScaler(device.type, enabled=enabled)
+        scaler_type = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # torch < 2.3
+        self.grad_scaler = scaler_type(enabled=amp_dtype == torch.float16)
         # Images that the sampler drew for a class, on this rank: (K,), all 0 with other samplers.
         self.images_drawn = torch.zeros(meta_step.learner.num_classes, dtype=torch.long)
         self._meta_iterator = None
