@@ -11,8 +11,8 @@ from balms_det.evaluation.result_columns import Columns, Problem
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd and irregular: 2**64 over the golden ratio
 
 
-def find_duplicates(columns: Columns, problems: dict) -> Columns:
-    """Report entries equal to an earlier one, and ids that are used twice.
+def find_duplicates(columns: Columns, problems: dict, copies: bool) -> Columns:
+    """Report ids that are used twice and, with ``copies``, entries equal to an earlier one.
 
     Equal entries have the same image, category, score and box or mask: a file that was joined from
     overlapping parts. Ids mean nothing to an evaluation, so an entry is not dropped for its id.
@@ -20,12 +20,15 @@ def find_duplicates(columns: Columns, problems: dict) -> Columns:
     Args:
         columns: N entries.
         problems: fault text to :class:`Problem`, added to.
+        copies: whether to look for equal entries.
 
     Returns:
         The columns without the later copies.
     """
     if columns.ids is not None:
         _report_ids(columns, problems)
+    if not copies:
+        return columns
     suspects = _equal_hashes(_hashes(columns))
     later = _later_copies(columns, suspects)
     if not len(later):

@@ -48,8 +48,8 @@ def check_results(
 
     Refused are: a list that is empty or none; an entry that is no object or lacks a key; an image
     or category that the dataset does not list; a score, or a box, that is no finite number; a box
-    of negative size; a mask that is no compressed RLE or not of its image's size; an entry that is
-    there twice; ids that are there twice (ids are optional).
+    of negative size; a mask that is no compressed RLE or not of its image's size; ids that are
+    there twice (ids are optional).
 
     Args:
         results: a list of entries, or the path of its json (``.gz``, ``.zip`` too).
@@ -83,19 +83,20 @@ def _report_empty(name: str, dropped: bool, lenient: bool) -> None:
 
 
 def find_problems(
-    results: Any, gt: Any, keys: Sequence[str], *, decode: bool = False
+    results: Any, gt: Any, keys: Sequence[str], *, decode: bool = False, copies: bool = False
 ) -> CheckedResults:
     """:func:`check_results` that reports everything instead of raising at the first fault.
 
     With ``decode`` it also checks that the runs of each RLE add up to its size, some seconds a
-    million masks.
+    million masks; with ``copies`` it reports entries equal to an earlier one, which an evaluation
+    keeps, as the official package does: a detector can find a box without area twice.
     """
     known, problems, offset = KnownIds.of(gt), {}, 0
     parts = [read_columns([], 0, known, keys, problems)]
     for chunk in result_chunks(results):
         parts.append(read_columns(chunk, offset, known, keys, problems))
         offset += len(chunk)
-    columns = find_duplicates(Columns.concatenate(parts), problems)
+    columns = find_duplicates(Columns.concatenate(parts), problems, copies)
     if decode and columns.masks is not None:
         columns = drop_broken_masks(columns, problems)
     found = sorted(problems.values(), key=lambda problem: problem.first)

@@ -104,7 +104,7 @@ def write_submission(
 
 def _read(known: KnownIds, results: Any) -> CheckedResults:
     keys = [_KEYS[iou_type] for iou_type in evaluable_types(results)]
-    return find_problems(results, known, keys, decode=True)
+    return find_problems(results, known, keys, decode=True, copies=True)
 
 
 def _encoded(columns: Columns, known: KnownIds) -> Iterator[bytes]:

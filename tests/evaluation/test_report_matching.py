@@ -50,7 +50,8 @@ def test_the_higher_score_takes_the_instance_and_the_second_is_wrong():
 
 def test_of_equal_scores_the_earlier_comes_first():
     truth = truth_of([(CAT, LEFT)])
-    _, matches = matches_of(truth, [(CAT, LEFT, 0.5), (CAT, LEFT, 0.5)])
+    shorter = [*LEFT[:3], LEFT[3] - 1]
+    _, matches = matches_of(truth, [(CAT, shorter, 0.5), (CAT, LEFT, 0.5)])
     assert matches.truth_of.tolist() == [0, -1]
 
 

@@ -60,7 +60,6 @@ BAD = {
         entry(segmentation={"size": [30, 20], "counts": "Pb0h0"}),
         "mask of another .height, width. than its image: .'mask': .30, 20., 'image': .20, 30.",
     ),
-    "twice": (entry(image_id=5), "is there twice"),
 }
 GOOD = [entry(image_id=5), entry(category_id=1), entry(score=1)]
 
