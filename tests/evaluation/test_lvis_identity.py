@@ -11,7 +11,7 @@ from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.lvis_package import import_lvis
 
 FEW = 40
-SEEDS = [*range(FEW), *(pytest.param(n, marks=pytest.mark.slow) for n in range(FEW, 300))]
+SEEDS = [*range(FEW), *(pytest.param(n, marks=pytest.mark.slow) for n in range(FEW, 110))]
 
 
 def official(truth, results, iou_type, max_dets, tmp_path):
