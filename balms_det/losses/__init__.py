@@ -20,8 +20,14 @@ from balms_det.losses.class_priors import (
     image_frequency,
 )
 from balms_det.losses.cosine_classifier import CosineClassifier
+from balms_det.losses.effective_class_margin import ECMLoss
+from balms_det.losses.foreground_balance import FCBLLoss
 from balms_det.losses.functional import shifted_cross_entropy
+from balms_det.losses.gumbel import GumbelLoss
+from balms_det.losses.mean_score import LOCELoss
 from balms_det.losses.objectness import SigmoidObjectnessFamily, SoftmaxObjectnessFamily
+from balms_det.losses.pairwise_class_balance import PCBLoss
+from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
 from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 
@@ -30,7 +36,14 @@ __all__ = [
     "BalancedSigmoidLoss",
     "BalancedSoftmaxLoss",
     "BoxLoss",
+    "ContextLoss",
     "CosineClassifier",
+    "ECMLoss",
+    "FCBLLoss",
+    "GumbelLoss",
+    "LOCELoss",
+    "PCBLoss",
+    "ROI_FIELDS",
     "SigmoidFamily",
     "SigmoidLoss",
     "SigmoidObjectnessFamily",

@@ -1,0 +1,92 @@
+"""Foreground Classification Balance Loss of BACL (Qi et al., "Balanced Classification: A Unified
+Framework for Long-Tailed Object Detection", IEEE TMM 2023): pairwise margins from the confusion of
+the classifier in training.
+
+Symbols: see :mod:`balms_det.losses.objectness` and :mod:`balms_det.losses.confusion`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.confusion import confusion_sums
+from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground, joint_scores
+from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
+
+MIN_CONFUSION = 1e-3  # M below this is read as this: the logarithm needs a floor
+
+
+@BOX_LOSS_REGISTRY.register()
+class FCBLLoss(SigmoidObjectnessFamily):
+    """Binary cross-entropy with pairwise margins (paper, section III-B).
+
+    On a foreground RoI of class y, logit c is shifted by ``alpha * log(M[y, c] / M[c, y])``: a
+    class that y is often taken for is pushed down harder, one that is taken for y less. M is the
+    mean over all of training so far, *before* this batch. Only the foreground outputs that score
+    at least as high as the label, or ``score_threshold``, and the background output count.
+
+    State: ``confusion_sum`` (K, K) and ``rois_of_class`` (K,), float64, summed over ranks.
+
+    Args:
+        num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`; counts are not read.
+        alpha: strength of the margins.
+        select: whether foreground outputs are selected by their scores at all. The authors do so
+            from the second epoch on (``reweight`` in their code); the first epoch of their
+            schedule is without.
+        score_threshold: score from which on a wrong class always counts (``prob_thr``).
+        prior_prob: see :class:`SigmoidObjectnessFamily`.
+    """
+
+    needs_class_stats = False
+    has_detached_factors = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_stats: Any = None,
+        *,
+        alpha: float = 0.85,
+        select: bool = True,
+        score_threshold: float = 0.7,
+        prior_prob: float = 0.001,
+    ):
+        super().__init__(num_classes, class_stats, prior_prob=prior_prob)
+        self.alpha = alpha
+        self.select = select
+        self.score_threshold = score_threshold
+        shape = (num_classes, num_classes)
+        self.register_buffer("confusion_sum", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("rois_of_class", torch.zeros(num_classes, dtype=torch.float64))
+
+    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        shifted = logits + self._margins(logits.dtype).index_select(0, gt_classes)
+        weights = self._selection(logits.detach(), gt_classes) if self.select else None
+        loss = binary_cross_entropy_per_roi(shifted, gt_classes, weights)
+        self.advance(logits, gt_classes)
+        return loss
+
+    def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
+        classes = F.softmax(logits[:, : self.num_classes], dim=1)
+        sums, rois = confusion_sums(classes, gt_classes)
+        self.confusion_sum += sums
+        self.rois_of_class += rois
+
+    def _margins(self, dtype: torch.dtype) -> Tensor:
+        """The shift of every logit for every label, (K + 1, K + 1); 0 where background is."""
+        confusion = self.confusion_sum / self.rois_of_class.clamp(min=1).unsqueeze(1)
+        confusion = confusion.to(dtype).clamp(min=MIN_CONFUSION).log()
+        return F.pad(self.alpha * (confusion - confusion.t()), (0, 1, 0, 1))
+
+    def _selection(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """1 for the outputs that count and 0 for the others, (R, K + 1)."""
+        score = logits.sigmoid()
+        score = joint_scores(score[:, :-1], score[:, -1:])
+        # A background RoI has its own output as label: it scores what it scores, and all count.
+        label_score = score.gather(1, gt_classes.unsqueeze(1))
+        counts = (score >= label_score) | (score >= self.score_threshold)
+        counts |= ~is_foreground(gt_classes, self.num_classes).unsqueeze(1)
+        counts[:, self.num_classes] = True
+        return counts.to(logits.dtype)
