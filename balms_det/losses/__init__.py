@@ -13,6 +13,7 @@ from balms_det.losses.base import (
     full_precision,
     keyword_arguments,
 )
+from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_priors import (
     class_counts,
     count_bins,
@@ -20,36 +21,48 @@ from balms_det.losses.class_priors import (
     image_frequency,
 )
 from balms_det.losses.cosine_classifier import CosineClassifier
+from balms_det.losses.cosine_softmax import NormalizedSoftmaxLoss
+from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
 from balms_det.losses.effective_class_margin import ECMLoss
+from balms_det.losses.elastic_face import ElasticFaceLoss
 from balms_det.losses.foreground_balance import FCBLLoss
 from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.gumbel import GumbelLoss
 from balms_det.losses.mean_score import LOCELoss
 from balms_det.losses.objectness import SigmoidObjectnessFamily, SoftmaxObjectnessFamily
 from balms_det.losses.pairwise_class_balance import PCBLoss
+from balms_det.losses.recall import RecallLoss
 from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
 from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
+from balms_det.losses.z_loss import ZLoss
 
 __all__ = [
     "BOX_LOSS_REGISTRY",
+    "ROI_FIELDS",
     "BalancedSigmoidLoss",
     "BalancedSoftmaxLoss",
     "BoxLoss",
+    "CircleLoss",
     "ContextLoss",
     "CosineClassifier",
+    "DecoupledSoftmaxLoss",
     "ECMLoss",
+    "ElasticFaceLoss",
     "FCBLLoss",
     "GumbelLoss",
     "LOCELoss",
+    "NormalizedSoftmaxLoss",
     "PCBLoss",
-    "ROI_FIELDS",
+    "RecallLoss",
     "SigmoidFamily",
     "SigmoidLoss",
     "SigmoidObjectnessFamily",
+    "SoftTopKLoss",
     "SoftmaxFamily",
     "SoftmaxLoss",
     "SoftmaxObjectnessFamily",
+    "ZLoss",
     "balanced_sigmoid_offsets",
     "balanced_softmax_offsets",
     "binary_cross_entropy_per_roi",

@@ -74,7 +74,9 @@ class PairwiseBalance(nn.Module):
 
     def strength(self, dtype: torch.dtype) -> Tensor:
         """Share of the soft label, a scalar: 0 until it is used."""
-        ready = (self.epoch >= self.start_epoch) & ((self.confusion.count > 0) | ~self.trained).all()
+        ready = (self.epoch >= self.start_epoch) & (
+            (self.confusion.count > 0) | ~self.trained
+        ).all()
         return ready.to(dtype).squeeze() * (self.alpha * self.iteration / (self.n_iter - 1))
 
     def soft_labels(self, dtype: torch.dtype) -> Tensor:
