@@ -1,5 +1,6 @@
 """Box-classification losses, usable without the rest of the package."""
 
+from balms_det.losses.adaptive_suppression import ACSLLoss
 from balms_det.losses.balanced_softmax import (
     BalancedSigmoidLoss,
     BalancedSoftmaxLoss,
@@ -23,38 +24,62 @@ from balms_det.losses.class_priors import (
 from balms_det.losses.cosine_classifier import CosineClassifier
 from balms_det.losses.cosine_softmax import NormalizedSoftmaxLoss
 from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
+from balms_det.losses.droploss import DropLoss, drop_weights
 from balms_det.losses.effective_class_margin import ECMLoss
 from balms_det.losses.elastic_face import ElasticFaceLoss
+from balms_det.losses.equalization import EQLLoss, equalization_weights
+from balms_det.losses.equalization_v2 import EQLv2Loss
+from balms_det.losses.federated import FederatedLoss
 from balms_det.losses.foreground_balance import FCBLLoss
 from balms_det.losses.functional import shifted_cross_entropy
+from balms_det.losses.group_softmax import BAGSLoss
 from balms_det.losses.gumbel import GumbelLoss
 from balms_det.losses.mean_score import LOCELoss
-from balms_det.losses.objectness import SigmoidObjectnessFamily, SoftmaxObjectnessFamily
+from balms_det.losses.objectness import (
+    BackgroundSigmoidFamily,
+    SigmoidObjectnessFamily,
+    SoftmaxObjectnessFamily,
+)
 from balms_det.losses.pairwise_class_balance import PCBLoss
 from balms_det.losses.recall import RecallLoss
 from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
-from balms_det.losses.sigmoid import SigmoidFamily, SigmoidLoss, binary_cross_entropy_per_roi
+from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
+from balms_det.losses.sigmoid import (
+    BinaryFamily,
+    SigmoidFamily,
+    SigmoidLoss,
+    binary_cross_entropy_per_roi,
+)
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 from balms_det.losses.z_loss import ZLoss
 
 __all__ = [
     "BOX_LOSS_REGISTRY",
     "ROI_FIELDS",
+    "ACSLLoss",
+    "BAGSLoss",
+    "BackgroundSigmoidFamily",
     "BalancedSigmoidLoss",
     "BalancedSoftmaxLoss",
+    "BinaryFamily",
     "BoxLoss",
     "CircleLoss",
     "ContextLoss",
     "CosineClassifier",
     "DecoupledSoftmaxLoss",
+    "DropLoss",
     "ECMLoss",
+    "EQLLoss",
+    "EQLv2Loss",
     "ElasticFaceLoss",
     "FCBLLoss",
+    "FederatedLoss",
     "GumbelLoss",
     "LOCELoss",
     "NormalizedSoftmaxLoss",
     "PCBLoss",
     "RecallLoss",
+    "SeesawLoss",
     "SigmoidFamily",
     "SigmoidLoss",
     "SigmoidObjectnessFamily",
@@ -69,9 +94,12 @@ __all__ = [
     "build_box_loss",
     "class_counts",
     "count_bins",
+    "drop_weights",
+    "equalization_weights",
     "frequency_groups",
     "full_precision",
     "image_frequency",
     "keyword_arguments",
+    "seesaw_offsets",
     "shifted_cross_entropy",
 ]

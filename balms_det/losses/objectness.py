@@ -8,15 +8,12 @@ Two layouts of the logits exist: K classes and one sigmoid background output (EQ
 with two softmax outputs, object and background (Seesaw).
 """
 
-import math
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BoxLoss, full_precision
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
+from balms_det.losses.sigmoid import BinaryFamily
 
 
 def is_foreground(gt_classes: Tensor, num_classes: int) -> Tensor:
@@ -40,41 +37,32 @@ def joint_scores(class_scores: Tensor, background: Tensor) -> Tensor:
     return torch.cat([class_scores * (1 - background), background], dim=1)
 
 
-class SigmoidObjectnessFamily(BoxLoss):
-    """K + 1 binary classifiers: K classes, and background as the last output.
+class BackgroundSigmoidFamily(BinaryFamily):
+    """K + 1 binary classifiers, the last one background, whose scores are their sigmoids.
 
-    The background output's target is 1 on background RoIs. The plain loss is binary cross-entropy
-    summed over all K + 1 outputs.
-
-    Args:
-        num_classes, class_stats: see :class:`BoxLoss`.
-        prior_prob: score of every output at the start of training; the classifier's bias starts
-            at ``-log((1 - pi) / pi)``.
-
-    Raises:
-        ValueError: ``prior_prob`` outside (0, 1).
+    The background output's target is 1 on background RoIs; see :class:`BinaryFamily`.
     """
-
-    def __init__(self, num_classes: int, class_stats: Any = None, *, prior_prob: float = 0.001):
-        super().__init__(num_classes, class_stats)
-        if not 0 < prior_prob < 1:
-            raise ValueError(f"prior_prob must lie between 0 and 1, got {prior_prob}")
-        self.prior_prob = prior_prob
 
     @property
     def num_logits(self) -> int:
         return self.num_classes + 1
 
-    def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return binary_cross_entropy_per_roi(logits, gt_classes)
+    def scores(self, logits: Tensor) -> Tensor:
+        return full_precision(logits).sigmoid()
+
+    def accuracy_scores(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class SigmoidObjectnessFamily(BackgroundSigmoidFamily):
+    """The same outputs, with ``p_c * (1 - p_bg)`` as the score of class c."""
 
     def scores(self, logits: Tensor) -> Tensor:
         score = full_precision(logits).sigmoid()
         return joint_scores(score[:, :-1], score[:, -1:])
 
-    def reset_classifier(self, linear: nn.Linear) -> nn.Module:
-        nn.init.constant_(linear.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
-        return linear
+    def accuracy_scores(self, logits: Tensor) -> Tensor:
+        return self.scores(logits)
 
 
 class SoftmaxObjectnessFamily(BoxLoss):

@@ -48,12 +48,14 @@ def binary_cross_entropy_per_roi(
     return (terms if weights is None else terms * weights).sum(dim=1)
 
 
-class SigmoidFamily(BoxLoss):
-    """Losses on K logits whose scores are their sigmoids.
+class BinaryFamily(BoxLoss):
+    """Losses whose every output is a binary classifier of its own.
+
+    The plain loss is binary cross-entropy, summed over outputs.
 
     Args:
         num_classes, class_stats: see :class:`BoxLoss`.
-        prior_prob: score of every class at the start of training (pi of RetinaNet, Lin et al.,
+        prior_prob: score of every output at the start of training (pi of RetinaNet, Lin et al.,
             ICCV 2017, section 4.1); the classifier's bias starts at ``-log((1 - pi) / pi)``.
 
     Raises:
@@ -66,12 +68,20 @@ class SigmoidFamily(BoxLoss):
             raise ValueError(f"prior_prob must lie between 0 and 1, got {prior_prob}")
         self.prior_prob = prior_prob
 
+    def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        return binary_cross_entropy_per_roi(logits, gt_classes)
+
+    def reset_classifier(self, linear: nn.Linear) -> nn.Module:
+        nn.init.constant_(linear.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
+        return linear
+
+
+class SigmoidFamily(BinaryFamily):
+    """Losses on K logits whose scores are their sigmoids; see :class:`BinaryFamily`."""
+
     @property
     def num_logits(self) -> int:
         return self.num_classes
-
-    def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return binary_cross_entropy_per_roi(logits, gt_classes)
 
     def scores(self, logits: Tensor) -> Tensor:
         return F.pad(full_precision(logits).sigmoid(), (0, 1))
@@ -79,10 +89,6 @@ class SigmoidFamily(BoxLoss):
     def accuracy_scores(self, logits: Tensor) -> Tensor:
         # A zero logit for background: it wins where every class scores below one half.
         return F.pad(logits, (0, 1))
-
-    def reset_classifier(self, linear: nn.Linear) -> nn.Module:
-        nn.init.constant_(linear.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
-        return linear
 
 
 @BOX_LOSS_REGISTRY.register()

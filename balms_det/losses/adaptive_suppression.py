@@ -1,0 +1,84 @@
+"""Adaptive class suppression loss, ACSL (Wang et al., "Adaptive Class Suppression Loss for
+Long-Tail Object Detection", CVPR 2021).
+
+Symbols: see :mod:`balms_det.losses.base`; here L = K + 1, background last, all of them sigmoid.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.class_priors import frequency_groups
+from balms_det.losses.objectness import BackgroundSigmoidFamily
+from balms_det.losses.sampling import lowest_keys
+from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
+
+
+@BOX_LOSS_REGISTRY.register()
+class ACSLLoss(BackgroundSigmoidFamily):
+    """Binary cross-entropy that pushes down only the classes that are mistaken for the label.
+
+    A foreground RoI has its label and the outputs (background's too) with a score of at least
+    ``score_thr`` (equation 5). A background RoI has the background output and, of the classes, a
+    random part by frequency: rare classes on ``rare_fraction`` of the batch's background RoIs,
+    and so on, rounded down.
+
+    Args:
+        num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`.
+        score_thr: score from which an output is suppressed.
+        rare_fraction, common_fraction, frequent_fraction: shares of the background RoIs that push
+            down rare, common and frequent classes.
+        threshold_background: whether on background RoIs confident classes are suppressed too, as a
+            comment in the authors' code says and the code itself does not.
+        prior_prob: see :class:`balms_det.losses.sigmoid.BinaryFamily`.
+
+    Raises:
+        ValueError: a fraction outside [0, 1], or ``prior_prob`` outside (0, 1).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_stats: Any,
+        *,
+        score_thr: float = 0.7,
+        rare_fraction: float = 0.01,
+        common_fraction: float = 0.1,
+        frequent_fraction: float = 1.0,
+        threshold_background: bool = False,
+        prior_prob: float = 0.001,
+    ):
+        super().__init__(num_classes, class_stats, prior_prob=prior_prob)
+        fractions = (rare_fraction, common_fraction, frequent_fraction)
+        if not all(0 <= fraction <= 1 for fraction in fractions):
+            raise ValueError(f"fractions must lie in [0, 1], got {fractions}")
+        self.score_thr = score_thr
+        self.threshold_background = threshold_background
+        fractions = torch.tensor(fractions, dtype=torch.float64)
+        self.register_buffer("fractions", fractions, persistent=False)
+        self.register_buffer("groups", frequency_groups(class_stats), persistent=False)
+
+    def suppressed(self, logits: Tensor, gt_classes: Tensor, draws: Tensor) -> Tensor:
+        """Which outputs have a loss, the label's included: (R, K + 1) boolean.
+
+        Args:
+            logits: (R, K + 1).
+            gt_classes: (R,) in [0, K].
+            draws: (R, 3) uniform, for rare, common and frequent classes; of the background RoIs
+                those with the lowest are drawn.
+        """
+        background = (gt_classes == self.num_classes).unsqueeze(1)
+        wanted = (background.sum().double() * self.fractions).floor()
+        drawn = lowest_keys(draws, background.expand_as(draws), wanted)[:, self.groups]
+        drawn = torch.cat([drawn, background], dim=1)
+        confident = logits.detach().sigmoid() >= self.score_thr
+        if not self.threshold_background:
+            confident = confident & ~background
+        return (drawn | confident).scatter(1, gt_classes.unsqueeze(1), True)
+
+    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        draws = self.draw_uniform(len(logits), len(self.fractions), like=logits)
+        weights = self.suppressed(logits, gt_classes, draws).to(logits.dtype)
+        return binary_cross_entropy_per_roi(logits, gt_classes, weights)
