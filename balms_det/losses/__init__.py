@@ -34,13 +34,15 @@ from balms_det.losses.foreground_balance import FCBLLoss
 from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
 from balms_det.losses.gumbel import GumbelLoss
+from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
 from balms_det.losses.mean_score import LOCELoss
 from balms_det.losses.objectness import (
     BackgroundSigmoidFamily,
     SigmoidObjectnessFamily,
     SoftmaxObjectnessFamily,
 )
-from balms_det.losses.pairwise_class_balance import PCBLoss
+from balms_det.losses.pairwise_class_balance import PCBLoss, PCBSeesawLoss
+from balms_det.losses.pairwise_class_balance_v2 import PCBEQLv2Loss
 from balms_det.losses.recall import RecallLoss
 from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
 from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
@@ -74,10 +76,14 @@ __all__ = [
     "ElasticFaceLoss",
     "FCBLLoss",
     "FederatedLoss",
+    "GumbelDropLoss",
+    "GumbelEQLLoss",
     "GumbelLoss",
     "LOCELoss",
     "NormalizedSoftmaxLoss",
+    "PCBEQLv2Loss",
     "PCBLoss",
+    "PCBSeesawLoss",
     "RecallLoss",
     "SeesawLoss",
     "SigmoidFamily",

@@ -5,7 +5,7 @@ Symbols: see :mod:`balms_det.losses.base`, and
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from balms_det.losses.running_state import moving_average_, sum_over_ranks
 
@@ -28,43 +28,34 @@ def confusion_sums(class_scores: Tensor, gt_classes: Tensor) -> tuple[Tensor, Te
     return sums[:, :num_classes], sums[:, num_classes]
 
 
-class RunningConfusion(nn.Module):
-    """A moving mean of M, row by row: a class moves in the batches that it is in.
-
-    State, float64: ``matrix`` (K, K), M with rows of zeros for classes never seen, and ``count``
-    (K,), the foreground RoIs seen.
+@torch.no_grad()
+def move_confusion_(
+    matrix: Tensor,
+    count: Tensor,
+    class_scores: Tensor,
+    gt_classes: Tensor,
+    *,
+    momentum: float,
+    normalise: bool,
+) -> None:
+    """Move a moving mean of M by a batch, in place; a row moves when its class is in the batch.
 
     Args:
-        num_classes: K.
+        matrix: (K, K) float64, M, with rows of zeros for classes never seen.
+        count: (K,) float64, foreground RoIs seen.
+        class_scores, gt_classes: see :func:`confusion_sums`.
         momentum: share of a row that a batch keeps.
-        normalise: whether rows are kept at sum 1 (scores that are a softmax over K classes).
-
-    Raises:
-        ValueError: ``momentum`` outside [0, 1].
+        normalise: whether rows that move are then scaled to sum 1.
     """
+    sums, rois = confusion_sums(class_scores, gt_classes)
+    seen = (rois > 0).unsqueeze(1)
+    moving_average_(matrix, sums / rois.unsqueeze(1), momentum, seen)
+    if normalise:
+        matrix.copy_(torch.where(seen, matrix / matrix.sum(dim=1, keepdim=True), matrix))
+    count += rois
 
-    def __init__(self, num_classes: int, momentum: float, normalise: bool):
-        super().__init__()
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
-        self.momentum = momentum
-        self.normalise = normalise
-        matrix = torch.zeros((num_classes, num_classes), dtype=torch.float64)
-        self.register_buffer("matrix", matrix)
-        self.register_buffer("count", torch.zeros(num_classes, dtype=torch.float64))
 
-    @torch.no_grad()
-    def move(self, class_scores: Tensor, gt_classes: Tensor) -> None:
-        """Move by a batch: (R, K) scores of classes and (R,) labels in [0, K]."""
-        sums, count = confusion_sums(class_scores, gt_classes)
-        seen = (count > 0).unsqueeze(1)
-        moving_average_(self.matrix, sums / count.unsqueeze(1), self.momentum, seen)
-        if self.normalise:
-            total = self.matrix.sum(dim=1, keepdim=True)
-            self.matrix.copy_(torch.where(seen, self.matrix / total, self.matrix))
-        self.count += count
-
-    def column_shares(self) -> Tensor:
-        """M with columns of sum 1, transposed: row y says which labels are taken for y, (K, K)."""
-        columns = self.matrix.t()
-        return columns / columns.sum(dim=1, keepdim=True).clamp(min=torch.finfo(columns.dtype).tiny)
+def column_shares(matrix: Tensor) -> Tensor:
+    """M with columns of sum 1, transposed, (K, K): row y says which labels are taken for y."""
+    columns = matrix.t()
+    return columns / columns.sum(dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)

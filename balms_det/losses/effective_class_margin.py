@@ -2,7 +2,7 @@
 Class-Margins", ECCV 2022): margins and weights that bound every class's detection error.
 
 Symbols: see :mod:`balms_det.losses.objectness`, and
-    n_c      training images of class c; background has ``background_ratio * sum(n)``
+    n_c      training images of class c; background has ``fg_bg_ratio * sum(n)``
     ratio_c  ``n_not_c / n_c``: examples of all other outputs for one of c, background included
     margin   what is added to the (doubled) logit of an output in training, and only there
 """
@@ -31,7 +31,7 @@ class ECMLoss(SigmoidObjectnessFamily):
     Args:
         num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`.
         counts: "image" (the authors') or "instance": which counts n are.
-        background_ratio: background examples for one of the foreground; 6.3313 is the authors'
+        fg_bg_ratio: background examples for one of the foreground; 6.3313 is the authors'
             figure for the RoIs of LVIS v1.
         prior_prob: see :class:`SigmoidObjectnessFamily`.
 
@@ -45,14 +45,14 @@ class ECMLoss(SigmoidObjectnessFamily):
         class_stats: Any,
         *,
         counts: str = "image",
-        background_ratio: float = 6.3313,
+        fg_bg_ratio: float = 6.3313,
         prior_prob: float = 0.001,
     ):
         super().__init__(num_classes, class_stats, prior_prob=prior_prob)
-        if background_ratio <= 0:
-            raise ValueError(f"background_ratio must be positive, got {background_ratio}")
+        if fg_bg_ratio <= 0:
+            raise ValueError(f"fg_bg_ratio must be positive, got {fg_bg_ratio}")
         count = class_counts(class_stats, counts)[0].clamp(min=MIN_COUNT)
-        count = torch.cat([count, background_ratio * count.sum(dim=0, keepdim=True)])
+        count = torch.cat([count, fg_bg_ratio * count.sum(dim=0, keepdim=True)])
         ratio = (count.sum() - count) / count
         self.register_buffer("margins", -torch.log(ratio) / 4, persistent=False)
         self.register_buffer("class_weights", ratio * torch.log1p(1 / ratio), persistent=False)

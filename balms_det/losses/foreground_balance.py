@@ -26,17 +26,16 @@ class FCBLLoss(SigmoidObjectnessFamily):
     On a foreground RoI of class y, logit c is shifted by ``alpha * log(M[y, c] / M[c, y])``: a
     class that y is often taken for is pushed down harder, one that is taken for y less. M is the
     mean over all of training so far, *before* this batch. Only the foreground outputs that score
-    at least as high as the label, or ``score_threshold``, and the background output count.
+    at least as high as the label, or ``prob_thr``, and the background output count.
 
-    State: ``confusion_sum`` (K, K) and ``rois_of_class`` (K,), float64, summed over ranks.
+    State: ``cm_numerator`` (K, K) and ``num_gt`` (K,), float64, summed over ranks.
 
     Args:
         num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`; counts are not read.
         alpha: strength of the margins.
-        select: whether foreground outputs are selected by their scores at all. The authors do so
-            from the second epoch on (``reweight`` in their code); the first epoch of their
-            schedule is without.
-        score_threshold: score from which on a wrong class always counts (``prob_thr``).
+        reweight: whether foreground outputs are selected by their scores at all. The authors do so
+            from the second epoch on.
+        prob_thr: score from which on a wrong class always counts.
         prior_prob: see :class:`SigmoidObjectnessFamily`.
     """
 
@@ -49,21 +48,21 @@ class FCBLLoss(SigmoidObjectnessFamily):
         class_stats: Any = None,
         *,
         alpha: float = 0.85,
-        select: bool = True,
-        score_threshold: float = 0.7,
+        reweight: bool = True,
+        prob_thr: float = 0.7,
         prior_prob: float = 0.001,
     ):
         super().__init__(num_classes, class_stats, prior_prob=prior_prob)
         self.alpha = alpha
-        self.select = select
-        self.score_threshold = score_threshold
+        self.reweight = reweight
+        self.prob_thr = prob_thr
         shape = (num_classes, num_classes)
-        self.register_buffer("confusion_sum", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("rois_of_class", torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("cm_numerator", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("num_gt", torch.zeros(num_classes, dtype=torch.float64))
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         shifted = logits + self._margins(logits.dtype).index_select(0, gt_classes)
-        weights = self._selection(logits.detach(), gt_classes) if self.select else None
+        weights = self._selection(logits.detach(), gt_classes) if self.reweight else None
         loss = binary_cross_entropy_per_roi(shifted, gt_classes, weights)
         self.advance(logits, gt_classes)
         return loss
@@ -71,12 +70,12 @@ class FCBLLoss(SigmoidObjectnessFamily):
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
         classes = F.softmax(logits[:, : self.num_classes], dim=1)
         sums, rois = confusion_sums(classes, gt_classes)
-        self.confusion_sum += sums
-        self.rois_of_class += rois
+        self.cm_numerator += sums
+        self.num_gt += rois
 
     def _margins(self, dtype: torch.dtype) -> Tensor:
         """The shift of every logit for every label, (K + 1, K + 1); 0 where background is."""
-        confusion = self.confusion_sum / self.rois_of_class.clamp(min=1).unsqueeze(1)
+        confusion = self.cm_numerator / self.num_gt.clamp(min=1).unsqueeze(1)
         confusion = confusion.to(dtype).clamp(min=MIN_CONFUSION).log()
         return F.pad(self.alpha * (confusion - confusion.t()), (0, 1, 0, 1))
 
@@ -86,7 +85,7 @@ class FCBLLoss(SigmoidObjectnessFamily):
         score = joint_scores(score[:, :-1], score[:, -1:])
         # A background RoI has its own output as label: it scores what it scores, and all count.
         label_score = score.gather(1, gt_classes.unsqueeze(1))
-        counts = (score >= label_score) | (score >= self.score_threshold)
+        counts = (score >= label_score) | (score >= self.prob_thr)
         counts |= ~is_foreground(gt_classes, self.num_classes).unsqueeze(1)
         counts[:, self.num_classes] = True
         return counts.to(logits.dtype)
