@@ -9,7 +9,6 @@ Symbols: see :mod:`balms_det.losses.base`, and
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,8 +20,8 @@ MIN_VARIANCE = 1e-12  # logits that are all alike have scores alike, and a gradi
 
 def z_scores(logits: Tensor) -> Tensor:
     """Logits of mean 0 and standard deviation 1 in every row, (R, L)."""
-    variance, mean = torch.var_mean(logits, dim=1, correction=0, keepdim=True)
-    return (logits - mean) / (variance + MIN_VARIANCE).sqrt()
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    return centred / (centred.square().mean(dim=1, keepdim=True) + MIN_VARIANCE).sqrt()
 
 
 @BOX_LOSS_REGISTRY.register()

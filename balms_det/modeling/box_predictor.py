@@ -16,7 +16,8 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
-from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, ContextLoss, build_box_loss
+from balms_det.modeling.roi_context import read_context
 
 
 class BoxPredictor(FastRCNNOutputLayers):
@@ -46,6 +47,8 @@ class BoxPredictor(FastRCNNOutputLayers):
                 f"{self.num_classes}"
             )
         self.cls_loss = cls_loss
+        # What the classifier has read, kept until the loss is computed.
+        self._features: Tensor | None = None
         self.cls_score = self._shape_classifier(self.cls_score)
 
     @classmethod
@@ -60,6 +63,12 @@ class BoxPredictor(FastRCNNOutputLayers):
         self.bbox_pred = predictor.bbox_pred
         self.cls_score = self._shape_classifier(predictor.cls_score)
 
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``FastRCNNOutputLayers.forward``: logits (R, L) and box deltas."""
+        if self.training and isinstance(self.cls_loss, ContextLoss):
+            self._features = x.detach().flatten(start_dim=1)
+        return super().forward(x)
+
     def losses(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> dict[str, Tensor]:
@@ -73,7 +82,12 @@ class BoxPredictor(FastRCNNOutputLayers):
             if len(proposals)
             else torch.empty(0, dtype=torch.long, device=logits.device)
         )
+        if isinstance(self.cls_loss, ContextLoss):
+            self.cls_loss.context = read_context(self.cls_loss, proposals)
+            logits, gt_classes = self._with_extra_rows(logits, gt_classes)
         losses["loss_cls"] = self.classification_loss(logits, gt_classes) * weight
+        if isinstance(self.cls_loss, ContextLoss):
+            self.cls_loss.context = {}
         return losses
 
     def classification_loss(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
@@ -86,6 +100,14 @@ class BoxPredictor(FastRCNNOutputLayers):
         """Scores of every image's proposals, each (R_i, K + 1), background last."""
         scores = self.cls_loss.scores(predictions[0])
         return scores.split([len(p) for p in proposals], dim=0)
+
+    def _with_extra_rows(self, logits: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch with the rows that the loss adds to it, last."""
+        features, self._features = self._features, None
+        extra = None if features is None else self.cls_loss.extra_rows(features, gt_classes)
+        if extra is None:
+            return logits, gt_classes
+        return cat([logits, self.cls_score(extra[0])]), cat([gt_classes, extra[1]])
 
     def _shape_classifier(self, linear: nn.Linear) -> nn.Module:
         """Give the freshly drawn ``linear``, (K + 1, D), the loss's number of outputs and bias.
