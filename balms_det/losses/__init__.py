@@ -15,6 +15,7 @@ from balms_det.losses.base import (
     keyword_arguments,
 )
 from balms_det.losses.circle import CircleLoss
+from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (
     class_counts,
     count_bins,
@@ -30,11 +31,14 @@ from balms_det.losses.elastic_face import ElasticFaceLoss
 from balms_det.losses.equalization import EQLLoss, equalization_weights
 from balms_det.losses.equalization_v2 import EQLv2Loss
 from balms_det.losses.federated import FederatedLoss
+from balms_det.losses.focal import FocalLoss
 from balms_det.losses.foreground_balance import FCBLLoss
 from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
 from balms_det.losses.gumbel import GumbelLoss
 from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
+from balms_det.losses.ldam import LDAMLoss
+from balms_det.losses.logit_adjustment import LogitAdjustedLoss
 from balms_det.losses.mean_score import LOCELoss
 from balms_det.losses.objectness import (
     BackgroundSigmoidFamily,
@@ -66,6 +70,7 @@ __all__ = [
     "BinaryFamily",
     "BoxLoss",
     "CircleLoss",
+    "ClassBalancedLoss",
     "ContextLoss",
     "CosineClassifier",
     "DecoupledSoftmaxLoss",
@@ -76,10 +81,13 @@ __all__ = [
     "ElasticFaceLoss",
     "FCBLLoss",
     "FederatedLoss",
+    "FocalLoss",
     "GumbelDropLoss",
     "GumbelEQLLoss",
     "GumbelLoss",
+    "LDAMLoss",
     "LOCELoss",
+    "LogitAdjustedLoss",
     "NormalizedSoftmaxLoss",
     "PCBEQLv2Loss",
     "PCBLoss",
@@ -101,6 +109,7 @@ __all__ = [
     "class_counts",
     "count_bins",
     "drop_weights",
+    "effective_number_weights",
     "equalization_weights",
     "frequency_groups",
     "full_precision",

@@ -74,6 +74,8 @@ class BalancedSoftmaxLoss(SoftmaxFamily):
         ValueError: an unknown ``counts`` or ``background``, or a ratio that is not positive.
     """
 
+    equal_counts_are_plain = True
+
     def __init__(
         self,
         num_classes: int,
@@ -114,6 +116,8 @@ class BalancedSigmoidLoss(SigmoidFamily):
     Raises:
         ValueError: an unknown ``counts``, or ``prior_prob`` outside (0, 1).
     """
+
+    equal_counts_are_plain = True
 
     def __init__(
         self,
