@@ -85,6 +85,7 @@ class GumbelLoss(BoxLoss):
 
     needs_class_stats = False
     has_detached_factors = True
+    exact_over_ranks = False  # each rank's batch is cut off by itself, as in the authors' code
 
     def __init__(
         self,
