@@ -1,18 +1,18 @@
 """What a box loss costs: forward and backward against PyTorch's own cross-entropy.
 
-    python benchmarks/losses.py [--rois 4096] [--classes 1203] [--rounds 30] [--threads 1]
+    python benchmarks/losses.py [--rois 4096] [--classes 1203] [--rounds 30] [--weighted]
 
-Every registered loss is timed with its defaults, through ``forward``, checks included; ``[w]`` is
-with a weight for every RoI. The baseline has the same logits, so the same K or K + 1 columns:
+Every registered loss is timed with its defaults, in training mode, through ``forward``: checks and
+the running state are included; ``--weighted`` adds ``[w]``, with a weight for every RoI. There are
+two baselines:
 
-    cross_entropy   ``F.cross_entropy(logits, labels)``, for losses on K + 1 logits
-    bce             ``F.binary_cross_entropy_with_logits(..., reduction="sum") / R``, for losses on
-                    K logits; building its dense target, which it cannot do without, is timed too
-    bce, no target  the same with the target built beforehand: less than any training step can do
+    CE    ``F.cross_entropy(logits, labels)`` on K + 1 logits
+    BCE   ``F.binary_cross_entropy_with_logits(..., reduction="sum") / R`` on K logits; building its
+          dense target, which it cannot do without, is timed too
 
 Backward stops at the logits. Time on a CPU is processor time, so that waiting for other processes
 does not count; on CUDA it is wall-clock time. All candidates run once a round, in an order that is
-drawn anew; the table gives medians over rounds and, as ratio, the median over rounds of
+drawn anew; the table gives medians over rounds and, as ratios, the medians over rounds of
 (time / time of the baseline in the same round).
 """
 
@@ -56,29 +56,30 @@ def step(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Candidate:
     return run
 
 
-def candidates(rois: int, num_classes: int, device: str) -> tuple[dict, dict]:
-    """Name to call, and name to the name of its baseline."""
+def candidates(rois: int, num_classes: int, device: str, weighted: bool) -> dict[str, Candidate]:
+    """Name to call; the baselines are "CE" and "BCE"."""
     labels = torch.randint(0, num_classes, (rois,), device=device)
     labels[torch.rand(rois, device=device) < 0.75] = num_classes
-    weights = torch.rand(rois, device=device)
-    wide = torch.randn(rois, num_classes + 1, device=device, requires_grad=True)
-    narrow = torch.randn(rois, num_classes, device=device, requires_grad=True)
-    target = dense_target(narrow.detach(), labels).contiguous()
+
+    def logits(columns: int) -> Tensor:
+        return torch.randn(rois, columns, device=device, requires_grad=True)
+
     bce = F.binary_cross_entropy_with_logits
+    narrow, wide = logits(num_classes), logits(num_classes + 1)
     calls = {
-        "cross_entropy": step(lambda z: F.cross_entropy(z, labels), wide),
-        "bce": step(lambda z: bce(z, dense_target(z, labels), reduction="sum") / rois, narrow),
-        "bce, no target": step(lambda z: bce(z, target, reduction="sum") / rois, narrow),
+        "CE": step(lambda z: F.cross_entropy(z, labels), wide),
+        "BCE": step(lambda z: bce(z, dense_target(z, labels), reduction="sum") / rois, narrow),
     }
-    baseline = {"cross_entropy": "cross_entropy", "bce": "bce", "bce, no target": "bce"}
+    same_width = {num_classes: narrow, num_classes + 1: wide}
     stats = long_tail_stats(num_classes)
+    weights = torch.rand(rois, device=device)
     for name, _ in BOX_LOSS_REGISTRY:
         loss = build_box_loss(name, num_classes, stats).to(device)
-        logits = wide if loss.num_logits > num_classes else narrow
-        for key, weight in ((name, None), (f"{name} [w]", weights)):
-            calls[key] = step(lambda z, loss=loss, w=weight: loss(z, labels, w), logits)
-            baseline[key] = "cross_entropy" if logits is wide else "bce"
-    return calls, baseline
+        z = same_width.setdefault(loss.num_logits, logits(loss.num_logits))
+        calls[name] = step(lambda z, loss=loss: loss(z, labels), z)
+        if weighted:
+            calls[f"{name} [w]"] = step(lambda z, loss=loss: loss(z, labels, weights), z)
+    return calls
 
 
 def measure(calls: dict[str, Candidate], rounds: int, device: str) -> dict[str, list[float]]:
@@ -105,21 +106,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--weighted", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     random.seed(0)
-    calls, baseline = candidates(args.rois, args.classes, args.device)
+    calls = candidates(args.rois, args.classes, args.device, args.weighted)
     seconds = measure(calls, args.rounds, args.device)
     print(
         f"R={args.rois} K={args.classes} {args.device}, {args.threads} thread(s), "
         f"torch {torch.__version__}, {args.rounds} rounds"
     )
-    print(f"{'loss':28} {'ms':>8} {'ratio':>6}  baseline")
+    print(f"{'loss':28} {'ms':>8} {'/ CE':>6} {'/ BCE':>6}")
     for name, times in seconds.items():
-        ratios = [t / b for t, b in zip(times, seconds[baseline[name]])]
-        milliseconds, ratio = 1e3 * statistics.median(times), statistics.median(ratios)
-        print(f"{name:28} {milliseconds:8.2f} {ratio:6.2f}  {baseline[name]}")
+        against = (
+            statistics.median(t / b for t, b in zip(times, seconds[k])) for k in ("CE", "BCE")
+        )
+        ratios = " ".join(f"{ratio:6.2f}" for ratio in against)
+        print(f"{name:28} {1e3 * statistics.median(times):8.2f} {ratios}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Symbols: see :mod:`balms_det.losses.base`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,13 @@ from torch import Tensor
 CPU_ROWS = 384
 
 
-def shifted_cross_entropy(logits: Tensor, offsets: Tensor, gt_classes: Tensor) -> Tensor:
+#: Offsets that depend on the row: from (N, L) logits and (N,) labels to (N, L) offsets.
+RowOffsets = Callable[[Tensor, Tensor], Tensor]
+
+
+def shifted_cross_entropy(
+    logits: Tensor, offsets: Tensor | RowOffsets, gt_classes: Tensor
+) -> Tensor:
     """Cross-entropy of every row of ``logits + offsets``, (R,).
 
     The value and gradient of ``F.cross_entropy(logits + offsets, gt_classes, reduction="none")``
@@ -22,26 +29,31 @@ def shifted_cross_entropy(logits: Tensor, offsets: Tensor, gt_classes: Tensor) -
 
     Args:
         logits: (R, L) float32 or float64.
-        offsets: (L,), constants of the same dtype.
+        offsets: (L,), constants of the same dtype, or a function that gives the offsets of some
+            rows, without gradient: it is called on as many rows at a time as are worked on.
         gt_classes: (R,) in [0, L).
 
     Raises:
         ValueError: ``offsets`` require gradient, which they would not get.
         RuntimeError: in backward, when the gradient is to be differentiated again.
     """
-    if offsets.requires_grad:
+    if isinstance(offsets, Tensor) and offsets.requires_grad:
         raise ValueError("offsets are constants of the loss: detach them")
     return _ShiftedCrossEntropy.apply(logits, offsets, gt_classes)
 
 
 class _ShiftedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, offsets: Tensor, gt_classes: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, offsets: Tensor | RowOffsets, gt_classes: Tensor
+    ) -> Tensor:
         rows = _rows_at_a_time(logits)
         log_prob = logits.new_empty(logits.shape)
         shifted = logits.new_empty((rows, logits.shape[1]))
-        for block, out in zip(logits.split(rows), log_prob.split(rows)):
-            torch.add(block, offsets, out=shifted[: len(block)])
+        blocks = (logits, gt_classes, log_prob)
+        for block, labels, out in zip(*(tensor.split(rows) for tensor in blocks)):
+            shift = offsets(block, labels) if callable(offsets) else offsets
+            torch.add(block, shift, out=shifted[: len(block)])
             torch.log_softmax(shifted[: len(block)], dim=1, out=out)
         ctx.save_for_backward(log_prob, gt_classes)
         return -log_prob.gather(1, gt_classes.unsqueeze(1)).squeeze(1)

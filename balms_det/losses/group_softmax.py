@@ -54,12 +54,13 @@ class BAGSLoss(BoxLoss):
         if others_sample_ratio < 0:
             raise ValueError(f"others_sample_ratio may not be negative, got {others_sample_ratio}")
         self.others_sample_ratio = others_sample_ratio
-        bins = count_bins(class_counts(class_stats, counts)[0], bin_edges)
-        members = F.one_hot(bins, len(bin_edges) + 1)
-        index = (members.cumsum(dim=0) * members).t()  # 1, 2, ... in the class's own bin, else 0
-        self.slices = [2, *(1 + members.sum(dim=0)).tolist()]
-        starts = torch.tensor([0, *self.slices]).cumsum(0)[1:-1]
-        self._class_columns = starts[bins] + index.sum(dim=0)
+        with torch.device("cpu"):  # sizes are numbers, whatever the default device is
+            bins = count_bins(class_counts(class_stats, counts)[0], bin_edges)
+            members = F.one_hot(bins, len(bin_edges) + 1)
+            index = (members.cumsum(dim=0) * members).t()  # 1, 2, ... in the own bin, else 0
+            self.slices = [2, *(1 + members.sum(dim=0)).tolist()]
+            starts = torch.tensor([0, *self.slices]).cumsum(0)[1:-1]
+            self._class_columns = starts[bins] + index.sum(dim=0)
         # What a label is in each bin, (B, K + 1): 0 is "others".
         self.register_buffer("bin_labels", F.pad(index, (0, 1)), persistent=False)
         self.register_buffer("columns", self._class_columns.clone(), persistent=False)

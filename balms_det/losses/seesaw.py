@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.cosine_classifier import CosineClassifier
-from balms_det.losses.objectness import SoftmaxObjectnessFamily, foreground_cross_entropy
+from balms_det.losses.functional import shifted_cross_entropy
+from balms_det.losses.objectness import SoftmaxObjectnessFamily, is_foreground
 from balms_det.losses.running_state import class_sums
 
 
@@ -86,12 +87,18 @@ class SeesawLoss(SoftmaxObjectnessFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         self.advance(logits, gt_classes)
-        classes = logits[:, : self.num_classes]
-        offsets = seesaw_offsets(
-            classes, gt_classes, self.cum_samples, p=self.p, q=self.q, eps=self.eps
+        # split, not a slice: its backward is one copy.
+        classes, objectness = logits.split([self.num_classes, 2], dim=1)
+        is_object = is_foreground(gt_classes, self.num_classes)
+        class_loss = shifted_cross_entropy(
+            classes, self.class_offsets, gt_classes.clamp(max=self.num_classes - 1)
         )
-        class_loss = foreground_cross_entropy(classes + offsets, gt_classes)
-        return class_loss + self.objectness_per_roi(logits, gt_classes)
+        objectness_loss = F.cross_entropy(objectness, 1 - is_object.long(), reduction="none")
+        return class_loss * is_object + objectness_loss
+
+    def class_offsets(self, classes: Tensor, labels: Tensor) -> Tensor:
+        """:func:`seesaw_offsets` of the state as it is."""
+        return seesaw_offsets(classes, labels, self.cum_samples, p=self.p, q=self.q, eps=self.eps)
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
         self.cum_samples += class_sums(gt_classes, self.num_classes + 1)[0]
