@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from balms_det.data.build import build_train_loader
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
+from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.engine.results import write_results
 from balms_det.evaluation import build_evaluator
 
@@ -25,6 +26,10 @@ class LongTailTrainer(DefaultTrainer):
     def __init__(self, cfg):
         with _ddp_without_device_ids(cfg):
             super().__init__(cfg)
+
+    def build_hooks(self):
+        losses = scheduled_losses(self.model)
+        return ([LossProgress(losses)] if losses else []) + super().build_hooks()
 
     @classmethod
     def build_model(cls, cfg):

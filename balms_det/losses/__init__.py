@@ -45,7 +45,7 @@ from balms_det.losses.objectness import (
     SigmoidObjectnessFamily,
     SoftmaxObjectnessFamily,
 )
-from balms_det.losses.pairwise_class_balance import PCBLoss, PCBSeesawLoss
+from balms_det.losses.pairwise_class_balance import PairwiseBalance, PCBLoss, PCBSeesawLoss
 from balms_det.losses.pairwise_class_balance_v2 import PCBEQLv2Loss
 from balms_det.losses.recall import RecallLoss
 from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
@@ -92,6 +92,7 @@ __all__ = [
     "PCBEQLv2Loss",
     "PCBLoss",
     "PCBSeesawLoss",
+    "PairwiseBalance",
     "RecallLoss",
     "SeesawLoss",
     "SigmoidFamily",
