@@ -50,9 +50,8 @@ class CircleLoss(CosineSoftmaxFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         label = gt_classes.unsqueeze(1)
-        cosine = logits / self.scale
-        own = cosine.gather(1, label)
-        others = (cosine.detach() + self.margin).clamp(min=0) * (cosine - self.margin)
-        own = (1 + self.margin - own.detach()).clamp(min=0) * (own - (1 - self.margin))
-        weighted = self.scale * others.scatter(1, label, own)
-        return F.cross_entropy(weighted, gt_classes, reduction="none")
+        own = logits.gather(1, label)
+        aims = self.scale * self.margin, self.scale * (1 - self.margin)
+        others = (logits.detach() / self.scale + self.margin).clamp_(min=0) * (logits - aims[0])
+        own = (1 + self.margin - own.detach() / self.scale).clamp(min=0) * (own - aims[1])
+        return F.cross_entropy(others.scatter(1, label, own), gt_classes, reduction="none")

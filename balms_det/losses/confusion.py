@@ -7,23 +7,26 @@ Symbols: see :mod:`balms_det.losses.base`, and
 import torch
 from torch import Tensor
 
-from balms_det.losses.running_state import moving_average_, sum_over_ranks
+from balms_det.losses.running_state import sum_over_ranks
 
 
 @torch.no_grad()
 def confusion_sums(class_scores: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the scores of foreground RoIs by label, (K, K), and their number, (K,), float64.
+    """Sums of the scores of foreground RoIs by label, (K, K), and their number, (K,).
 
-    Summed over ranks; row i of the first is that of label i. Background RoIs do not count.
+    Summed over ranks, in the dtype of the scores; row i of the first is that of label i.
+    Background RoIs do not count.
 
     Args:
         class_scores: (R, K), without background.
         gt_classes: (R,) in [0, K].
     """
     num_classes = class_scores.shape[1]
-    counted = torch.cat([class_scores, torch.ones_like(class_scores[:, :1])], dim=1)
-    sums = counted.new_zeros((num_classes + 1, num_classes + 1), dtype=torch.float64)
-    sums.index_add_(0, gt_classes, counted.double())
+    # One tensor, so that ranks talk to each other once: the last column counts.
+    sums = class_scores.new_zeros((num_classes + 1, num_classes + 1))
+    sums[:, :num_classes].index_add_(0, gt_classes, class_scores)
+    ones = class_scores.new_ones(len(class_scores))
+    sums[:, num_classes].index_add_(0, gt_classes, ones)
     sums = sum_over_ranks(sums[:num_classes])
     return sums[:, :num_classes], sums[:, num_classes]
 
@@ -49,9 +52,10 @@ def move_confusion_(
     """
     sums, rois = confusion_sums(class_scores, gt_classes)
     seen = (rois > 0).unsqueeze(1)
-    moving_average_(matrix, sums / rois.unsqueeze(1), momentum, seen)
+    mean = sums.double() / rois.clamp(min=1).unsqueeze(1)
+    matrix.lerp_(mean, (1 - momentum) * seen.double())
     if normalise:
-        matrix.copy_(torch.where(seen, matrix / matrix.sum(dim=1, keepdim=True), matrix))
+        matrix /= torch.where(seen, matrix.sum(dim=1, keepdim=True), 1.0)
     count += rois
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.confusion import confusion_sums
-from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground, joint_scores
+from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground
 from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
 
 MIN_CONFUSION = 1e-3  # M below this is read as this: the logarithm needs a floor
@@ -75,17 +75,18 @@ class FCBLLoss(SigmoidObjectnessFamily):
 
     def _margins(self, dtype: torch.dtype) -> Tensor:
         """The shift of every logit for every label, (K + 1, K + 1); 0 where background is."""
-        confusion = self.cm_numerator / self.num_gt.clamp(min=1).unsqueeze(1)
-        confusion = confusion.to(dtype).clamp(min=MIN_CONFUSION).log()
-        return F.pad(self.alpha * (confusion - confusion.t()), (0, 1, 0, 1))
+        confusion = self.cm_numerator.to(dtype) / self.num_gt.clamp(min=1).to(dtype).unsqueeze(1)
+        confusion = confusion.clamp_(min=MIN_CONFUSION).log_().mul_(self.alpha)
+        return F.pad(confusion - confusion.t(), (0, 1, 0, 1))
 
     def _selection(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         """1 for the outputs that count and 0 for the others, (R, K + 1)."""
-        score = logits.sigmoid()
-        score = joint_scores(score[:, :-1], score[:, -1:])
-        # A background RoI has its own output as label: it scores what it scores, and all count.
-        label_score = score.gather(1, gt_classes.unsqueeze(1))
-        counts = (score >= label_score) | (score >= self.prob_thr)
-        counts |= ~is_foreground(gt_classes, self.num_classes).unsqueeze(1)
+        # Scores of a row are the sigmoids times one factor, so its logits can be compared instead.
+        share = self.prob_thr / torch.sigmoid(-logits[:, -1:])
+        lowest = torch.where(share < 1, torch.logit(share), torch.inf)
+        lowest = torch.minimum(lowest, logits.gather(1, gt_classes.unsqueeze(1)))
+        # On background RoIs all outputs count.
+        foreground = is_foreground(gt_classes, self.num_classes).unsqueeze(1)
+        counts = logits >= torch.where(foreground, lowest, -torch.inf)
         counts[:, self.num_classes] = True
         return counts.to(logits.dtype)

@@ -36,19 +36,38 @@ def gumbel_terms(
         low, high: logits are clamped to this range; outside of it there is no gradient.
         exact_gradient: take the true derivative instead of the authors'.
     """
-    columns = logits.shape[1]
-    rate = torch.exp(-logits.clamp(low, high))  # -log p
-    other = -torch.log(-torch.expm1(-rate))
-    label = gt_classes.clamp(max=columns - 1).unsqueeze(1)
-    is_target = (gt_classes < columns).unsqueeze(1)
-    own = torch.where(is_target, rate.gather(1, label), other.gather(1, label))
-    terms = other.scatter(1, label, own)
-    if exact_gradient:
-        return terms
-    with torch.no_grad():
+    return _GumbelTerms.apply(logits, gt_classes, low, high, exact_gradient)
+
+
+class _GumbelTerms(torch.autograd.Function):
+    """The terms with their derivative in closed form: half the time of the composition."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, gt_classes: Tensor, low: float, high: float, exact: bool
+    ) -> Tensor:
+        columns = logits.shape[1]
+        label = gt_classes.clamp(max=columns - 1).unsqueeze(1)
+        is_target = (gt_classes < columns).unsqueeze(1)
+        rate = torch.exp(-logits.clamp(low, high))  # -log p
         score = torch.exp(-rate)
-        fade = (score * (1 - score) / GRADIENT_FLOOR).clamp(max=1)
-    return terms * fade + (terms * (1 - fade)).detach()
+        rest = -torch.expm1(-rate)  # 1 - p
+        terms = -rest.log()
+        slope = rate * score / rest
+        for values, own in ((terms, rate), (slope, -rate)):
+            own = torch.where(is_target, own.gather(1, label), values.gather(1, label))
+            values.scatter_(1, label, own)
+        if not exact:
+            slope *= (score * rest / GRADIENT_FLOOR).clamp_(max=1)
+        slope *= (logits >= low) & (logits <= high)
+        ctx.save_for_backward(slope)
+        return terms
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None, None, None
 
 
 def reset_gumbel_classifier(linear: nn.Linear, std: float, bias: float) -> nn.Module:

@@ -64,8 +64,10 @@ class PCBEQLv2Loss(PairwiseBalance, EQLv2Loss):
         positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
         self.advance(logits, gt_classes)
         target = self._targets(gt_classes, logits.dtype)
-        terms = target * F.softplus(-logits) + (1 - target) * F.softplus(logits)
-        return (terms * torch.lerp(negative, positive, target)).sum(dim=1)
+        weights = torch.lerp(negative, positive, target)
+        return F.binary_cross_entropy_with_logits(logits, target, weights, reduction="none").sum(
+            dim=1
+        )
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
         score = logits.sigmoid()
@@ -74,7 +76,7 @@ class PCBEQLv2Loss(PairwiseBalance, EQLv2Loss):
         positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
         gradient = (score - target).abs() * torch.lerp(negative, positive, target)
         pulled = (gradient * target).sum(dim=0, dtype=torch.float64)
-        pushed = (gradient * (1 - target)).sum(dim=0, dtype=torch.float64)
+        pushed = gradient.sum(dim=0, dtype=torch.float64) - pulled
         sums = sum_over_ranks(torch.stack([pulled, pushed]))[:, :-1]
         self.pos_grad += sums[0]
         self.neg_grad += sums[1]

@@ -9,6 +9,7 @@ Symbols: see :mod:`balms_det.losses.base`, and
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,7 +54,10 @@ class ZLoss(SoftmaxFamily):
         self.b = 0.8 * math.sqrt(num_classes) if b is None else b
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        own = z_scores(logits).gather(1, gt_classes.unsqueeze(1)).squeeze(1)
+        # Of the label's u alone: the statistics of a row are all that the other logits are for.
+        variance, mean = torch.var_mean(logits, dim=1, correction=0)
+        own = logits.gather(1, gt_classes.unsqueeze(1)).squeeze(1)
+        own = (own - mean) / (variance + MIN_VARIANCE).sqrt()
         return F.softplus(self.a * (self.b - own)) / self.a
 
     def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
