@@ -2,7 +2,8 @@
 
 Symbols: ``K`` foreground classes; a softmax classifier has ``K + 1`` rows (background last), a
 sigmoid classifier ``K``. Both give the same log-odds of a class against background:
-``z_c - z_bg`` in the first, ``z_c`` in the second, and that is what a conversion keeps.
+``z_c - z_bg`` in the first, ``z_c`` in the second, and that is what a conversion keeps. A loss with
+another layout (BAGS, Seesaw) takes over the rows of the classes; its other outputs start anew.
 """
 
 import logging
@@ -18,7 +19,7 @@ _CLASSIFIER = re.compile(r"(?P<predictor>.*box_predictor(\.\d+)?)\.cls_score\.(w
 
 
 class LongTailCheckpointer(DetectionCheckpointer):
-    """A ``DetectionCheckpointer`` that converts the box classifier between K and K + 1 rows.
+    """A ``DetectionCheckpointer`` that converts a box classifier of K or K + 1 rows to the model's.
 
     Args:
         model: the model to load into.
@@ -42,15 +43,26 @@ class LongTailCheckpointer(DetectionCheckpointer):
 
     def _convert(self, weights: dict, key: str) -> None:
         target = self._model_tensor(key)
-        if target is None:
+        if target is None or len(target) == len(weights[key]):
             return
         rows, wanted = len(weights[key]), len(target)
-        classes = min(rows, wanted)
-        if abs(rows - wanted) != 1 or not self._same_classes(weights, key, classes):
+        loss = self._loss_of(key)
+        classes = min(rows, wanted) if loss is None else loss.num_classes
+        if rows - classes not in (0, 1) or not self._same_classes(weights, key, classes):
             return
         tensor = torch.as_tensor(weights[key])
-        weights[key] = drop_background(tensor) if rows > wanted else add_background(tensor)
+        if wanted - classes in (0, 1):
+            weights[key] = drop_background(tensor) if rows > wanted else add_background(tensor)
+        elif loss is not None:
+            weights[key] = place_classes(tensor, target, loss.class_columns)
+        else:
+            return
         logger.info("%s: converted from %d to %d outputs", key, rows, wanted)
+
+    def _loss_of(self, key: str) -> nn.Module | None:
+        """The loss that says what the rows of the classifier are; None for other predictors."""
+        predictor = self.model.get_submodule(_CLASSIFIER.match(key)["predictor"])
+        return getattr(predictor, "cls_loss", None)
 
     def _model_tensor(self, key: str):
         state = self.model.state_dict()
@@ -86,3 +98,15 @@ def drop_background(rows: torch.Tensor) -> torch.Tensor:
 def add_background(rows: torch.Tensor) -> torch.Tensor:
     """(K, ...) sigmoid rows to (K + 1, ...) softmax rows: the background's logit is zero."""
     return torch.cat([rows, torch.zeros_like(rows[:1])])
+
+
+def place_classes(rows: torch.Tensor, fresh: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """``fresh`` with the first K of ``rows``, the classes, where its layout has them.
+
+    Args:
+        rows: (K or K + 1, ...) softmax or sigmoid rows.
+        fresh: (L, ...) rows of the model; not edited.
+        columns: (K,) which of them are the classes, in their order.
+    """
+    columns = columns.to(fresh.device)
+    return fresh.index_copy(0, columns, rows[: len(columns)].to(fresh))

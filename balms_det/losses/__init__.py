@@ -10,10 +10,9 @@ from balms_det.losses.balanced_softmax import (
 from balms_det.losses.base import (
     BOX_LOSS_REGISTRY,
     BoxLoss,
-    build_box_loss,
     full_precision,
-    keyword_arguments,
 )
+from balms_det.losses.build import build_box_loss, keyword_arguments
 from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (

@@ -28,7 +28,6 @@ What holds for every loss, beside shapes (tests/losses/test_loss_contract.py che
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -204,42 +203,6 @@ class BoxLoss(nn.Module, ABC):
                     f"{name} got labels from {low} to {high}; legal are 0 to "
                     f"{self.num_classes - 1} for classes and {self.num_classes} for background"
                 )
-
-
-def build_box_loss(name: str, num_classes: int, class_stats: Any = None, **kwargs: Any) -> BoxLoss:
-    """Build a registered loss.
-
-    Args:
-        name: a name in :data:`BOX_LOSS_REGISTRY`.
-        num_classes: K.
-        class_stats: see :class:`BoxLoss`.
-        kwargs: the loss's own keyword arguments.
-
-    Raises:
-        ValueError: unknown name, or class statistics that disagree with ``num_classes``.
-        TypeError: a keyword that the loss does not take.
-
-    Example:
-        >>> loss = build_box_loss("SigmoidLoss", num_classes=2, prior_prob=0.01)
-        >>> loss(torch.zeros(3, loss.num_logits), torch.tensor([0, 1, 2]))
-        tensor(1.3863)
-    """
-    if name not in BOX_LOSS_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in BOX_LOSS_REGISTRY))
-        raise ValueError(f"Unknown box loss {name!r}. Registered: {known}")
-    loss_class = BOX_LOSS_REGISTRY.get(name)
-    legal = keyword_arguments(loss_class)
-    wrong = sorted(set(kwargs) - set(legal))
-    if wrong:
-        shown = ", ".join(f"{key}={default!r}" for key, default in legal.items())
-        raise TypeError(f"{name} takes no {', '.join(wrong)}. It takes: {shown or 'no argument'}")
-    return loss_class(num_classes, class_stats, **kwargs)
-
-
-def keyword_arguments(loss_class: type[BoxLoss]) -> dict[str, Any]:
-    """A loss's own keyword arguments and their defaults."""
-    parameters = list(inspect.signature(loss_class).parameters.values())[2:]
-    return {parameter.name: parameter.default for parameter in parameters}
 
 
 def _check_stats(class_stats: Any, num_classes: int) -> None:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss
+from balms_det.losses.build import build_box_loss
 from balms_det.losses.class_priors import class_counts
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.functional import softplus
 from balms_det.losses.sigmoid import SigmoidFamily, signed_logits
 
 
@@ -54,8 +54,9 @@ class FocalLoss(SigmoidFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         signed = signed_logits(logits, gt_classes)  # p_t = sigmoid(-signed)
-        # The power of 1 - p_t through its logarithm: finite gradient where it underflows.
-        terms = F.softplus(signed) * torch.exp(self.gamma * F.logsigmoid(signed))
+        # Kept off zero: powers below 1 have no derivative there.
+        wrong = signed.sigmoid().clamp(min=torch.finfo(signed.dtype).tiny)
+        terms = softplus(signed) * wrong**self.gamma
         if self.alpha is None:
             return terms.sum(dim=1)
         weights = terms.new_full((len(terms), self.num_classes + 1), 1 - self.alpha)

@@ -1,4 +1,4 @@
-"""Cross-entropy of shifted logits at the price of plain cross-entropy.
+"""Cross-entropy of shifted logits at the price of plain cross-entropy; a fast softplus.
 
 Symbols: see :mod:`balms_det.losses.base`.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Rows that are worked on at a time on a CPU: 384 rows of 1,204 float32 are 1.8 MB, near enough to
 # the cache and few enough calls. Accelerators take all rows at once.
@@ -47,7 +48,7 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, offsets: Tensor | RowOffsets, gt_classes: Tensor
     ) -> Tensor:
-        rows = _rows_at_a_time(logits)
+        rows = rows_at_a_time(logits)
         log_prob = logits.new_empty(logits.shape)
         shifted = logits.new_empty((rows, logits.shape[1]))
         blocks = (logits, gt_classes, log_prob)
@@ -66,7 +67,7 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
                 "torch.nn.functional.cross_entropy(logits + offsets, gt_classes)"
             )
         log_prob, gt_classes = ctx.saved_tensors
-        rows = _rows_at_a_time(log_prob)
+        rows = rows_at_a_time(log_prob)
         grad_logits = torch.empty_like(log_prob)
         # Gradient of the log-probabilities: non-zero at the labels only, so one block is reused.
         sparse = log_prob.new_zeros((rows, log_prob.shape[1]))
@@ -78,5 +79,45 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
         return grad_logits, None, None
 
 
-def _rows_at_a_time(logits: Tensor) -> int:
+def softplus(values: Tensor) -> Tensor:
+    """``log(1 + exp(x))``, the value and gradient of ``F.softplus``, in less time on a CPU.
+
+    Args:
+        values: (R, C) float32 or float64.
+    """
+    return _Softplus.apply(values)
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        result = values.new_empty(values.shape)
+        rows = rows_at_a_time(values)
+        for block, out in zip(values.split(rows), result.split(rows)):
+            out.copy_(softplus_values(block))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return grad * torch.sigmoid(values)
+
+
+def softplus_values(values: Tensor) -> Tensor:
+    """``F.softplus``, without gradient: for blocks that fit the cache of a CPU.
+
+    PyTorch's log1p is ten times slower there than its log. With u the rounded ``1 + y``, log1p(y)
+    is log(u) plus what the rounding has taken away, ``(y - (u - 1)) / u``.
+    """
+    if values.device.type != "cpu":
+        return F.softplus(values)
+    y = values.abs().neg_().exp_()
+    u = y + 1
+    lost = y.sub_(u - 1).div_(u)
+    return u.log_().add_(lost).add_(values.clamp(min=0))
+
+
+def rows_at_a_time(logits: Tensor) -> int:
+    """How many rows to work on at a time: all on an accelerator, a cache full on a CPU."""
     return min(len(logits), CPU_ROWS) if logits.device.type == "cpu" else len(logits)

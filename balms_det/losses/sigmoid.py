@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
+from balms_det.losses.functional import rows_at_a_time, softplus_values
 
 
 def signed_logits(logits: Tensor, gt_classes: Tensor) -> Tensor:
@@ -38,14 +40,46 @@ def binary_cross_entropy_per_roi(
 ) -> Tensor:
     """Binary cross-entropy of (R, C) logits against one-hot labels, summed over outputs: (R,).
 
+    No (R, C) temporary is kept for backward, which can be taken once.
+
     Args:
         logits: (R, C).
         gt_classes: (R,); a label of C or more (background, where it has no output) is a row of
             zeros in the target.
         weights: factors of the outputs, constants that broadcast to (R, C); None for 1.
+
+    Raises:
+        ValueError: ``weights`` require gradient, which they would not get.
     """
-    terms = F.softplus(signed_logits(logits, gt_classes))
-    return (terms if weights is None else terms * weights).sum(dim=1)
+    if weights is None:
+        weights = logits.new_ones(())
+    if weights.requires_grad:
+        raise ValueError("weights are constants of the loss: detach them")
+    return _BinaryCrossEntropy.apply(logits, gt_classes, weights.expand(logits.shape))
+
+
+class _BinaryCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, gt_classes, weights)
+        rows = rows_at_a_time(logits)
+        blocks = (tensor.split(rows) for tensor in (logits, gt_classes, weights))
+        terms = [
+            softplus_values(signed_logits(z, y)).mul_(w).sum(dim=1) for z, y, w in zip(*blocks)
+        ]
+        return torch.cat(terms)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, gt_classes, weights = ctx.saved_tensors
+        rows = rows_at_a_time(logits)
+        result = torch.empty_like(logits)
+        blocks = (logits, gt_classes, weights, grad.unsqueeze(1), result)
+        for z, y, w, g, out in zip(*(tensor.split(rows) for tensor in blocks)):
+            size = signed_logits(z, y).sigmoid_().mul_(w).mul_(g)
+            out.copy_(signed_logits(size, y))
+        return result, None, None
 
 
 class BinaryFamily(BoxLoss):

@@ -1,12 +1,14 @@
 """Weights between classifiers with and without a background output."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from balms_det.engine.checkpoint import LongTailCheckpointer, add_background, drop_background
+from balms_det.losses import build_box_loss
 
 CLASSES, WIDTH = 5, 7
 
@@ -80,6 +82,33 @@ def test_class_agnostic_regression_is_converted_too(tmp_path):
     softmax, sigmoid = Model(CLASSES + 1, box_rows=4), Model(CLASSES, box_rows=4)
     loaded = load(sigmoid, save(softmax, tmp_path / "a.pth"))
     assert torch.equal(loaded.bias, drop_background(softmax.roi_heads.box_predictor.cls_score.bias))
+
+
+@pytest.mark.parametrize("background", [0, 1])
+def test_another_layout_takes_over_the_rows_of_the_classes(tmp_path, background):
+    """Seesaw's first extra output is no background, and the classes of BAGS are out of order."""
+    saved = Model(CLASSES + background)
+    stats = SimpleNamespace(
+        image_count=[2000, 5, 50, 6, 500], instance_count=[2000, 5, 50, 6, 500], num_images=3000
+    )
+    for name in ("SeesawLoss", "BAGSLoss"):
+        loss = build_box_loss(name, CLASSES, stats)
+        model = Model(loss.num_logits)
+        model.roi_heads.box_predictor.cls_loss = loss
+        fresh = model.roi_heads.box_predictor.cls_score.weight.detach().clone()
+        loaded = load(model, save(saved, tmp_path / f"{name}.pth")).weight
+        classes = loss.class_columns
+        expected = saved.roi_heads.box_predictor.cls_score.weight[:CLASSES]
+        assert torch.equal(loaded[classes], expected)
+        others = [row for row in range(loss.num_logits) if row not in classes.tolist()]
+        assert torch.equal(loaded[others], fresh[others])
+
+
+def test_another_layout_is_not_read_as_softmax(tmp_path):
+    seesaw, softmax = Model(CLASSES + 2, box_rows=4), Model(CLASSES + 1, box_rows=4)
+    softmax.roi_heads.box_predictor.cls_loss = build_box_loss("SoftmaxLoss", CLASSES)
+    before = softmax.roi_heads.box_predictor.cls_score.weight.clone()
+    assert torch.equal(load(softmax, save(seesaw, tmp_path / "a.pth")).weight, before)
 
 
 def test_stage_2_refuses_a_file_without_the_frozen_parts(tmp_path):

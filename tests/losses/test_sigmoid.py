@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from balms_det.losses import binary_cross_entropy_per_roi, build_box_loss
+from balms_det.losses.functional import softplus
 
 K = 5
 
@@ -36,6 +37,25 @@ def test_confident_and_right_costs_what_is_left():
     logits[0, 2] = 18.0
     loss = binary_cross_entropy_per_roi(logits, torch.tensor([2]))
     assert loss.item() == pytest.approx(math.log1p(math.exp(-18.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softplus_is_as_exact_as_its_dtype(dtype, monkeypatch):
+    monkeypatch.setattr("balms_det.losses.functional.CPU_ROWS", 7)
+    grid = torch.cat([torch.linspace(-60, 60, 1201), torch.tensor([1e4, -1e4, 0.0])])
+    values = grid.to(dtype).reshape(-1, 4).requires_grad_()
+    ours = softplus(values)
+    exact = torch.log1p(torch.exp(-values.detach().double().abs())) + values.double().clamp(min=0)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(ours.double(), exact, rtol=4 * eps, atol=0)
+    (gradient,) = torch.autograd.grad(ours.sum(), values)
+    torch.testing.assert_close(gradient, values.sigmoid())
+
+
+def test_softplus_keeps_what_is_not_finite():
+    values = torch.tensor([[math.inf, -math.inf, math.nan]])
+    assert softplus(values)[0, :2].tolist() == [math.inf, 0.0]
+    assert softplus(values)[0, 2].isnan()
 
 
 def test_bias_starts_at_the_prior():
