@@ -58,7 +58,10 @@ class ACSLLoss(BackgroundSigmoidFamily):
         self.threshold_background = threshold_background
         fractions = torch.tensor(fractions, dtype=torch.float64)
         self.register_buffer("fractions", fractions, persistent=False)
-        self.register_buffer("groups", frequency_groups(class_stats), persistent=False)
+        # What a draw for a group, and being background, pushes down: (4, K + 1) of 0 and 1.
+        groups = torch.arange(3).unsqueeze(1) == frequency_groups(class_stats)
+        pushes = torch.block_diag(groups.double(), torch.ones(1, 1, dtype=torch.float64))
+        self.register_buffer("pushes", pushes, persistent=False)
 
     def suppressed(self, logits: Tensor, gt_classes: Tensor, draws: Tensor) -> Tensor:
         """Which outputs have a loss, the label's included: (R, K + 1) boolean.
@@ -71,8 +74,9 @@ class ACSLLoss(BackgroundSigmoidFamily):
         """
         background = (gt_classes == self.num_classes).unsqueeze(1)
         wanted = (background.sum().double() * self.fractions).floor()
-        drawn = lowest_keys(draws, background.expand_as(draws), wanted)[:, self.groups]
-        drawn = torch.cat([drawn, background], dim=1)
+        drawn = lowest_keys(draws, background.expand_as(draws), wanted)
+        drawn = torch.cat([drawn, background], dim=1).to(logits.dtype)
+        drawn = drawn @ self.pushes.to(logits.dtype) > 0
         confident = logits.detach().sigmoid() >= self.score_thr
         if not self.threshold_background:
             confident = confident & ~background

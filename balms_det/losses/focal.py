@@ -8,12 +8,11 @@ Symbols: see :mod:`balms_det.losses.base`; here L = K, and
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.functional import softplus
-from balms_det.losses.sigmoid import SigmoidFamily, signed_logits
+from balms_det.losses.functional import softplus_values
+from balms_det.losses.sigmoid import SigmoidFamily, binary_terms_per_roi
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -53,12 +52,23 @@ class FocalLoss(SigmoidFamily):
         self.alpha = alpha
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        signed = signed_logits(logits, gt_classes)  # p_t = sigmoid(-signed)
-        # Kept off zero: powers below 1 have no derivative there.
-        wrong = signed.sigmoid().clamp(min=torch.finfo(signed.dtype).tiny)
-        terms = softplus(signed) * wrong**self.gamma
+        return binary_terms_per_roi(
+            logits, gt_classes, self._weights(logits, gt_classes), self._term, self._slope
+        )
+
+    def _weights(self, logits: Tensor, gt_classes: Tensor) -> Tensor | None:
+        """alpha at labels and 1 - alpha elsewhere, (R, K)."""
         if self.alpha is None:
-            return terms.sum(dim=1)
-        weights = terms.new_full((len(terms), self.num_classes + 1), 1 - self.alpha)
-        weights.scatter_(1, gt_classes.unsqueeze(1), self.alpha)
-        return (terms * weights[:, :-1]).sum(dim=1)
+            return None
+        weights = logits.new_full((len(logits), self.num_classes + 1), 1 - self.alpha)
+        return weights.scatter_(1, gt_classes.unsqueeze(1), self.alpha)[:, :-1]
+
+    def _term(self, signed: Tensor) -> Tensor:
+        # Signed logits s are negative where the answer is right: p_t = sigmoid(-s).
+        return signed.sigmoid().pow_(self.gamma).mul_(softplus_values(signed))
+
+    def _slope(self, signed: Tensor) -> Tensor:
+        # In closed form, which is finite where a power below 1 of an underflowed score is not.
+        wrong = signed.sigmoid()
+        inner = softplus_values(signed).mul_(1 - wrong).mul_(self.gamma).add_(wrong)
+        return wrong.pow_(self.gamma).mul_(inner)

@@ -79,31 +79,6 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
         return grad_logits, None, None
 
 
-def softplus(values: Tensor) -> Tensor:
-    """``log(1 + exp(x))``, the value and gradient of ``F.softplus``, in less time on a CPU.
-
-    Args:
-        values: (R, C) float32 or float64.
-    """
-    return _Softplus.apply(values)
-
-
-class _Softplus(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        ctx.save_for_backward(values)
-        result = values.new_empty(values.shape)
-        rows = rows_at_a_time(values)
-        for block, out in zip(values.split(rows), result.split(rows)):
-            out.copy_(softplus_values(block))
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (values,) = ctx.saved_tensors
-        return grad * torch.sigmoid(values)
-
-
 def softplus_values(values: Tensor) -> Tensor:
     """``F.softplus``, without gradient: for blocks that fit the cache of a CPU.
 

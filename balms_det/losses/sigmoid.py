@@ -5,6 +5,7 @@ class. The loss of a RoI is the sum over the K classes.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
 from balms_det.losses.functional import rows_at_a_time, softplus_values
+
+#: A function of every entry of (N, C) values, without gradient; its result is a new tensor.
+Elementwise = Callable[[Tensor], Tensor]
 
 
 def signed_logits(logits: Tensor, gt_classes: Tensor) -> Tensor:
@@ -40,6 +44,20 @@ def binary_cross_entropy_per_roi(
 ) -> Tensor:
     """Binary cross-entropy of (R, C) logits against one-hot labels, summed over outputs: (R,).
 
+    For the arguments see :func:`binary_terms_per_roi`.
+    """
+    return binary_terms_per_roi(logits, gt_classes, weights, softplus_values, torch.sigmoid)
+
+
+def binary_terms_per_roi(
+    logits: Tensor,
+    gt_classes: Tensor,
+    weights: Tensor | None,
+    term: Elementwise,
+    slope: Elementwise,
+) -> Tensor:
+    """The weighted sum over outputs of a function of :func:`signed_logits`, (R,).
+
     No (R, C) temporary is kept for backward, which can be taken once.
 
     Args:
@@ -47,6 +65,8 @@ def binary_cross_entropy_per_roi(
         gt_classes: (R,); a label of C or more (background, where it has no output) is a row of
             zeros in the target.
         weights: factors of the outputs, constants that broadcast to (R, C); None for 1.
+        term: the function, of some rows at a time.
+        slope: its derivative.
 
     Raises:
         ValueError: ``weights`` require gradient, which they would not get.
@@ -55,31 +75,36 @@ def binary_cross_entropy_per_roi(
         weights = logits.new_ones(())
     if weights.requires_grad:
         raise ValueError("weights are constants of the loss: detach them")
-    return _BinaryCrossEntropy.apply(logits, gt_classes, weights.expand(logits.shape))
+    return _BinaryTerms.apply(logits, gt_classes, weights.expand(logits.shape), term, slope)
 
 
-class _BinaryCrossEntropy(torch.autograd.Function):
+class _BinaryTerms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        gt_classes: Tensor,
+        weights: Tensor,
+        term: Elementwise,
+        slope: Elementwise,
+    ) -> Tensor:
         ctx.save_for_backward(logits, gt_classes, weights)
+        ctx.slope = slope
         rows = rows_at_a_time(logits)
         blocks = (tensor.split(rows) for tensor in (logits, gt_classes, weights))
-        terms = [
-            softplus_values(signed_logits(z, y)).mul_(w).sum(dim=1) for z, y, w in zip(*blocks)
-        ]
-        return torch.cat(terms)
+        return torch.cat([term(signed_logits(z, y)).mul_(w).sum(dim=1) for z, y, w in zip(*blocks)])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, gt_classes, weights = ctx.saved_tensors
         rows = rows_at_a_time(logits)
         result = torch.empty_like(logits)
         blocks = (logits, gt_classes, weights, grad.unsqueeze(1), result)
         for z, y, w, g, out in zip(*(tensor.split(rows) for tensor in blocks)):
-            size = signed_logits(z, y).sigmoid_().mul_(w).mul_(g)
+            size = ctx.slope(signed_logits(z, y)).mul_(w).mul_(g)
             out.copy_(signed_logits(size, y))
-        return result, None, None
+        return result, None, None, None, None
 
 
 class BinaryFamily(BoxLoss):

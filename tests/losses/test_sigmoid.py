@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from balms_det.losses import binary_cross_entropy_per_roi, build_box_loss
-from balms_det.losses.functional import softplus
+from balms_det.losses.functional import softplus_values
 
 K = 5
 
@@ -39,23 +39,47 @@ def test_confident_and_right_costs_what_is_left():
     assert loss.item() == pytest.approx(math.log1p(math.exp(-18.0)), rel=1e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 4, 9])
+@pytest.mark.parametrize("shape", ["none", "row", "full"])
+def test_weights_and_blocks(monkeypatch, rows, shape):
+    """Any number of blocks gives the weighted sum of the terms, and its gradient."""
+    monkeypatch.setattr("balms_det.losses.functional.CPU_ROWS", 4)
+    torch.manual_seed(0)
+    logits = torch.randn(K, rows, dtype=torch.float64).t().requires_grad_()  # not contiguous
+    labels = torch.randint(0, K + 1, (rows,))
+    weights = {"none": None, "row": torch.rand(K).double(), "full": torch.rand(rows, K).double()}
+    factor = 1.0 if weights[shape] is None else weights[shape]
+    target = F.one_hot(labels, K + 1)[:, :K].double()
+    ours = binary_cross_entropy_per_roi(logits, labels, weights[shape])
+    terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    theirs = (terms * factor).sum(dim=1)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.rand(rows, dtype=torch.float64)
+    for _ in range(2):  # backward leaves what it saved as it was
+        (gradient,) = torch.autograd.grad((upstream * ours).sum(), logits, retain_graph=True)
+        (expected,) = torch.autograd.grad((upstream * theirs).sum(), logits, retain_graph=True)
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_weights_are_constants():
+    with pytest.raises(ValueError, match="detach"):
+        binary_cross_entropy_per_roi(
+            torch.zeros(1, K), torch.tensor([0]), torch.ones(K, requires_grad=True)
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_softplus_is_as_exact_as_its_dtype(dtype, monkeypatch):
-    monkeypatch.setattr("balms_det.losses.functional.CPU_ROWS", 7)
-    grid = torch.cat([torch.linspace(-60, 60, 1201), torch.tensor([1e4, -1e4, 0.0])])
-    values = grid.to(dtype).reshape(-1, 4).requires_grad_()
-    ours = softplus(values)
-    exact = torch.log1p(torch.exp(-values.detach().double().abs())) + values.double().clamp(min=0)
+def test_softplus_is_as_exact_as_its_dtype(dtype):
+    values = torch.cat([torch.linspace(-60, 60, 1201), torch.tensor([1e4, -1e4, 0.0])]).to(dtype)
+    exact = torch.log1p(torch.exp(-values.double().abs())) + values.double().clamp(min=0)
     eps = torch.finfo(dtype).eps
-    torch.testing.assert_close(ours.double(), exact, rtol=4 * eps, atol=0)
-    (gradient,) = torch.autograd.grad(ours.sum(), values)
-    torch.testing.assert_close(gradient, values.sigmoid())
+    torch.testing.assert_close(softplus_values(values).double(), exact, rtol=4 * eps, atol=0)
 
 
 def test_softplus_keeps_what_is_not_finite():
     values = torch.tensor([[math.inf, -math.inf, math.nan]])
-    assert softplus(values)[0, :2].tolist() == [math.inf, 0.0]
-    assert softplus(values)[0, 2].isnan()
+    assert softplus_values(values)[0, :2].tolist() == [math.inf, 0.0]
+    assert softplus_values(values)[0, 2].isnan()
 
 
 def test_bias_starts_at_the_prior():
