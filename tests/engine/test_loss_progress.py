@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from balms_det.engine import LongTailTrainer
 from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.losses import build_box_loss
+from balms_det.losses.pairwise_class_balance import EPOCHS
 
 STATS = SimpleNamespace(image_count=[3, 0], instance_count=[3, 0], num_images=9)
 
@@ -35,3 +37,14 @@ def test_soft_labels_wait_for_every_class_with_images():
 
 def test_other_losses_have_no_schedule():
     assert scheduled_losses(nn.Sequential(build_box_loss("SoftmaxLoss", 2))) == []
+
+
+@pytest.mark.slow
+def test_the_trainer_tells_them(make_cfg, tmp_path):
+    options = ("MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME", "PCBLoss", "DATASETS.TEST", "()")
+    trainer = LongTailTrainer(make_cfg("stage1.yaml", tmp_path, *options))
+    trainer.train()
+    saved = torch.load(tmp_path / "model_final.pth", weights_only=False)["model"]
+    prefix = "roi_heads.box_predictor.cls_loss"
+    assert saved[f"{prefix}.epoch"] == EPOCHS * 3 / 4  # before the last of four iterations
+    assert saved[f"{prefix}.num_inst_cnt"].sum() > 0
