@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
+from balms_det.losses.functional import rows_at_a_time
 
 GRADIENT_FLOOR = 1e-12
 
@@ -46,20 +47,11 @@ class _GumbelTerms(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, gt_classes: Tensor, low: float, high: float, exact: bool
     ) -> Tensor:
-        columns = logits.shape[1]
-        label = gt_classes.clamp(max=columns - 1).unsqueeze(1)
-        is_target = (gt_classes < columns).unsqueeze(1)
-        rate = torch.exp(-logits.clamp(low, high))  # -log p
-        score = torch.exp(-rate)
-        rest = -torch.expm1(-rate)  # 1 - p
-        terms = -rest.log()
-        slope = rate * score / rest
-        for values, own in ((terms, rate), (slope, -rate)):
-            own = torch.where(is_target, own.gather(1, label), values.gather(1, label))
-            values.scatter_(1, label, own)
-        if not exact:
-            slope *= (score * rest / GRADIENT_FLOOR).clamp_(max=1)
-        slope *= (logits >= low) & (logits <= high)
+        terms, slope = torch.empty_like(logits), torch.empty_like(logits)
+        rows = rows_at_a_time(logits)
+        blocks = zip(*(tensor.split(rows) for tensor in (logits, gt_classes, terms, slope)))
+        for block, labels, term, rise in blocks:
+            _fill_gumbel_block(block, labels, low, high, exact, term, rise)
         ctx.save_for_backward(slope)
         return terms
 
@@ -68,6 +60,43 @@ class _GumbelTerms(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slope,) = ctx.saved_tensors
         return grad * slope, None, None, None, None
+
+
+def _fill_gumbel_block(
+    logits: Tensor,
+    gt_classes: Tensor,
+    low: float,
+    high: float,
+    exact: bool,
+    terms: Tensor,
+    slope: Tensor,
+) -> None:
+    """Write the terms of some rows and their derivatives."""
+    columns = logits.shape[1]
+    label = gt_classes.clamp(max=columns - 1).unsqueeze(1)
+    is_target = (gt_classes < columns).unsqueeze(1)
+    rate = logits.clamp(low, high).neg_().exp_()  # -log p
+    score = torch.exp(-rate)
+    rest = _one_minus(score, rate)
+    torch.log(rest, out=terms).neg_()
+    torch.mul(rate, score, out=slope).div_(rest)
+    for values, own in ((terms, rate), (slope, -rate)):
+        own = torch.where(is_target, own.gather(1, label), values.gather(1, label))
+        values.scatter_(1, label, own)
+    if not exact:
+        slope *= (score * rest).div_(GRADIENT_FLOOR).clamp_(max=1)
+    slope *= (logits >= low) & (logits <= high)
+
+
+def _one_minus(score: Tensor, rate: Tensor) -> Tensor:
+    """``1 - exp(-rate)``, of score ``exp(-rate)``: expm1 by way of the log, which is faster.
+
+    Below one half nothing cancels in ``1 - score``. Above, the rounding of the score is undone by
+    ``rate / -log(score)`` (Kahan); a score that rounds to 1 leaves the rate.
+    """
+    plain = 1 - score
+    rest = torch.where(score < 0.5, plain, plain * rate / -torch.log(score))
+    return torch.where(score == 1, rate, rest)
 
 
 def reset_gumbel_classifier(linear: nn.Linear, std: float, bias: float) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Recall, Z, circle, ElasticFace and normalised softmax loss against their formulas."""
+"""Recall, Z, circle, ElasticFace, normalised softmax and Gumbel loss against their formulas."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from balms_det.losses import CosineClassifier, build_box_loss
+from balms_det.losses.gumbel import gumbel_terms
 
 K = 3
 DOUBLE = torch.float64
@@ -107,6 +108,21 @@ def test_classifier_is_a_cosine_of_the_losses_scale(name):
     assert isinstance(classifier, CosineClassifier) and classifier.scale == loss.scale
     assert classifier.bias is None
     assert classifier(torch.randn(9, 5)).abs().max() <= loss.scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gumbel_terms_are_precise_at_both_ends(dtype):
+    logits = torch.linspace(-4, 10, 57, dtype=dtype)[:, None].requires_grad_()
+    rate = torch.exp(-logits.detach().double())
+    for label, loss, slope in (
+        (0, rate, -rate),
+        (1, -torch.log(-torch.expm1(-rate)), rate / torch.expm1(rate)),
+    ):
+        labels = torch.full((57,), label)
+        found = gumbel_terms(logits, labels, -4.0, 10.0, exact_gradient=True)
+        (gradient,) = torch.autograd.grad(found.sum(), logits)
+        torch.testing.assert_close(found.double(), loss, rtol=2e-6, atol=1e-7)
+        torch.testing.assert_close(gradient.double(), slope, rtol=1e-5, atol=1e-10)
 
 
 @pytest.mark.parametrize(
