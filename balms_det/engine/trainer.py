@@ -57,6 +57,9 @@ class LongTailTrainer(DefaultTrainer):
         if self.cfg.META.NAME:
             # Before the hook that saves checkpoints, which hold the history.
             hooks.insert(1, build_rate_history(self.cfg))
+        losses = scheduled_losses(self.model)
+        if losses:
+            hooks.insert(0, LossProgress(losses))
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
     def state_dict(self):

@@ -13,6 +13,7 @@ from balms_det.losses.base import (
     full_precision,
 )
 from balms_det.losses.build import build_box_loss, keyword_arguments
+from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (
     class_counts,
@@ -21,20 +22,32 @@ from balms_det.losses.class_priors import (
     image_frequency,
 )
 from balms_det.losses.cosine_classifier import CosineClassifier
+from balms_det.losses.cosine_softmax import NormalizedSoftmaxLoss
+from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
 from balms_det.losses.droploss import DropLoss, drop_weights
+from balms_det.losses.effective_class_margin import ECMLoss
+from balms_det.losses.elastic_face import ElasticFaceLoss
 from balms_det.losses.equalization import EQLLoss, equalization_weights
 from balms_det.losses.equalization_v2 import EQLv2Loss
 from balms_det.losses.federated import FederatedLoss
 from balms_det.losses.focal import FocalLoss
+from balms_det.losses.foreground_balance import FCBLLoss
 from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
+from balms_det.losses.gumbel import GumbelLoss
+from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
 from balms_det.losses.ldam import LDAMLoss
 from balms_det.losses.logit_adjustment import LogitAdjustedLoss
+from balms_det.losses.mean_score import LOCELoss
 from balms_det.losses.objectness import (
     BackgroundSigmoidFamily,
     SigmoidObjectnessFamily,
     SoftmaxObjectnessFamily,
 )
+from balms_det.losses.pairwise_class_balance import PairwiseBalance, PCBLoss, PCBSeesawLoss
+from balms_det.losses.pairwise_class_balance_v2 import PCBEQLv2Loss
+from balms_det.losses.recall import RecallLoss
+from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
 from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
 from balms_det.losses.sigmoid import (
     BinaryFamily,
@@ -43,9 +56,11 @@ from balms_det.losses.sigmoid import (
     binary_cross_entropy_per_roi,
 )
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
+from balms_det.losses.z_loss import ZLoss
 
 __all__ = [
     "BOX_LOSS_REGISTRY",
+    "ROI_FIELDS",
     "ACSLLoss",
     "BAGSLoss",
     "BackgroundSigmoidFamily",
@@ -53,22 +68,40 @@ __all__ = [
     "BalancedSoftmaxLoss",
     "BinaryFamily",
     "BoxLoss",
+    "CircleLoss",
     "ClassBalancedLoss",
+    "ContextLoss",
     "CosineClassifier",
+    "DecoupledSoftmaxLoss",
     "DropLoss",
+    "ECMLoss",
     "EQLLoss",
     "EQLv2Loss",
+    "ElasticFaceLoss",
+    "FCBLLoss",
     "FederatedLoss",
     "FocalLoss",
+    "GumbelDropLoss",
+    "GumbelEQLLoss",
+    "GumbelLoss",
     "LDAMLoss",
+    "LOCELoss",
     "LogitAdjustedLoss",
+    "NormalizedSoftmaxLoss",
+    "PCBEQLv2Loss",
+    "PCBLoss",
+    "PCBSeesawLoss",
+    "PairwiseBalance",
+    "RecallLoss",
     "SeesawLoss",
     "SigmoidFamily",
     "SigmoidLoss",
     "SigmoidObjectnessFamily",
+    "SoftTopKLoss",
     "SoftmaxFamily",
     "SoftmaxLoss",
     "SoftmaxObjectnessFamily",
+    "ZLoss",
     "balanced_sigmoid_offsets",
     "balanced_softmax_offsets",
     "binary_cross_entropy_per_roi",

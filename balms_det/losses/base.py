@@ -70,6 +70,8 @@ class BoxLoss(nn.Module, ABC):
     #: Whether the gradient treats factors that follow from the logits as constants, so that it is
     #: not the derivative of the loss.
     has_detached_factors = False
+    #: Whether the mean over ranks of the loss of their batches is that of the whole batch.
+    exact_over_ranks = True
 
     def __init__(self, num_classes: int, class_stats: Any = None):
         super().__init__()

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from balms_det.losses.base import BoxLoss, full_precision
+from balms_det.losses.roi_context import ContextLoss
 from balms_det.meta.ranks import mean_over_ranks, num_ranks
 from balms_det.meta.virtual_sgd import virtual_sgd_step
 
@@ -36,12 +37,14 @@ from balms_det.meta.virtual_sgd import virtual_sgd_step
 class RoIBatch:
     """The RoIs of a batch before one box predictor: features (R, D), logits (R, L), labels (R,).
 
-    The logits of a training batch are connected to the classifier; features have no graph.
+    The logits of a training batch are connected to the classifier; features have no graph. A
+    :class:`balms_det.losses.ContextLoss` gets its ``context`` from here.
     """
 
     features: Tensor
     logits: Tensor
     gt_classes: Tensor
+    context: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Stage:
     train: RoIBatch
     meta: RoIBatch
     loss_weight: float = 1.0
+
+    def row_gradients(self) -> tuple[Tensor, Tensor]:
+        """``BoxLoss.row_gradients`` of the training batch, whose state moves once."""
+        in_context = isinstance(self.cls_loss, ContextLoss)
+        if in_context:
+            self.cls_loss.context = self.train.context
+        rows = self.cls_loss.row_gradients(self.train.logits, self.train.gt_classes)
+        if in_context:
+            self.cls_loss.context = {}
+        return rows
 
 
 def plain_meta_loss(cls_loss: BoxLoss, logits: Tensor, gt_classes: Tensor) -> Tensor:

@@ -81,10 +81,7 @@ class MetaStep(nn.Module):
     def _forward(
         self, stages: Sequence[Stage], optimizer: torch.optim.SGD
     ) -> tuple[list[WeightedLoss], Tensor]:
-        rows = [
-            stage.cls_loss.row_gradients(stage.train.logits, stage.train.gt_classes)
-            for stage in stages
-        ]
+        rows = [stage.row_gradients() for stage in stages]
         joined = [join_rows(stage.train.gt_classes) for stage in stages]
         omegas = [self.learner(labels) for labels, _ in joined]
         by_omega, meta_losses = [], []

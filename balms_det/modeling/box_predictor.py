@@ -6,6 +6,7 @@ Detectron2's, through ``super()``; only what touches the class logits is replace
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +17,10 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
-from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+from balms_det.losses import BOX_LOSS_REGISTRY, BoxLoss, ContextLoss, build_box_loss
+from balms_det.meta import RoIBatch
 from balms_det.modeling.fast_inference_hooks import with_fast_inference
+from balms_det.modeling.roi_context import read_context
 
 if TYPE_CHECKING:
     from balms_det.modeling.recording import RoIRecorder
@@ -52,6 +55,8 @@ class BoxPredictor(FastRCNNOutputLayers):
         self.cls_loss = cls_loss
         # Set by balms_det.modeling.recording for the time of a forward pass.
         self.recorder: RoIRecorder | None = None
+        # What the classifier has read, kept until the loss is computed, where anybody asks for it.
+        self._features: Tensor | None = None
         self.cls_score = self._shape_classifier(self.cls_score)
 
     inference = with_fast_inference(FastRCNNOutputLayers.inference)
@@ -70,15 +75,14 @@ class BoxPredictor(FastRCNNOutputLayers):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See ``FastRCNNOutputLayers.forward``: logits (R, L) and box deltas."""
-        if self.recorder is None:
-            return super().forward(x)
-        features = x.flatten(start_dim=1)
-        self.recorder.features = features.detach()
-        logits, deltas = super().forward(features)
-        if features.dtype in (torch.float16, torch.bfloat16):
+        x = x.flatten(start_dim=1)
+        if self.recorder is not None or (self.training and isinstance(self.cls_loss, ContextLoss)):
+            self._features = x.detach()
+        logits, deltas = super().forward(x)
+        if self.recorder is not None and x.dtype in (torch.float16, torch.bfloat16):
             # The gradients that the meta step takes from the logits need full precision.
-            with torch.autocast(features.device.type, enabled=False):
-                logits = self.cls_score(features.float())
+            with torch.autocast(x.device.type, enabled=False):
+                logits = self.cls_score(x.float())
         return logits, deltas
 
     def losses(
@@ -86,18 +90,24 @@ class BoxPredictor(FastRCNNOutputLayers):
     ) -> dict[str, Tensor]:
         """See ``FastRCNNOutputLayers.losses``: ``loss_cls`` and ``loss_box_reg``, scalars."""
         logits, deltas = predictions
-        gt_classes = _labels(proposals, logits.device)
-        if self.recorder is not None:
-            self.recorder.record(logits, gt_classes)
-            if not self.recorder.regress:
-                return {}
+        features, self._features = self._features, None
+        batch = RoIBatch(features, logits, _labels(proposals, logits.device))
+        if self.recorder is not None and not self.recorder.regress:
+            self.recorder.batches.append(batch)
+            return {}
         logged = self.cls_loss.accuracy_scores(logits.detach())
         losses = super().losses((logged, deltas), proposals)
+        if isinstance(self.cls_loss, ContextLoss):
+            batch = self._in_context(batch, proposals)
         if self.recorder is not None:
+            self.recorder.batches.append(batch)
             del losses["loss_cls"]
-            return losses
-        weight = self.loss_weight.get("loss_cls", 1.0)
-        losses["loss_cls"] = self.classification_loss(logits, gt_classes) * weight
+        else:
+            weight = self.loss_weight.get("loss_cls", 1.0)
+            loss = self.classification_loss(batch.logits, batch.gt_classes)
+            losses["loss_cls"] = loss * weight
+        if isinstance(self.cls_loss, ContextLoss):
+            self.cls_loss.context = {}
         return losses
 
     def classification_loss(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
@@ -110,6 +120,22 @@ class BoxPredictor(FastRCNNOutputLayers):
         """Scores of every image's proposals, each (R_i, K + 1), background last."""
         scores = self.cls_loss.scores(predictions[0])
         return scores.split([len(p) for p in proposals], dim=0)
+
+    def _in_context(self, batch: RoIBatch, proposals: list[Instances]) -> RoIBatch:
+        """The batch with the rows that the loss adds to it, last; sets the loss's context."""
+        self.cls_loss.context = read_context(self.cls_loss, proposals)
+        extra = None
+        if batch.features is not None:
+            extra = self.cls_loss.extra_rows(batch.features, batch.gt_classes)
+        if extra is None:
+            return replace(batch, context=self.cls_loss.context)
+        features, gt_classes = extra
+        return RoIBatch(
+            cat([batch.features, features]),
+            cat([batch.logits, self.cls_score(features)]),
+            cat([batch.gt_classes, gt_classes]),
+            self.cls_loss.context,
+        )
 
     def _shape_classifier(self, linear: nn.Linear) -> nn.Module:
         """Give the freshly drawn ``linear``, (K + 1, D), the loss's number of outputs and bias.

@@ -35,20 +35,16 @@ def box_predictors(model: nn.Module) -> list[BoxPredictor]:
 
 @dataclass
 class RoIRecorder:
-    """What one box predictor sees in a forward pass.
+    """Where the predictors put what they see in a forward pass; a cascade's share the list.
 
     Attributes:
-        batches: where the recorded RoIs go; a cascade's predictors share the list.
-        regress: whether the predictor computes the box regression loss and the accuracy logs.
-        features: (R, D) of the forward pass under way.
+        batches: a batch a predictor.
+        regress: whether they compute the box regression loss and the accuracy logs, and tell the
+            loss more of the RoIs than their class (:class:`balms_det.losses.ContextLoss`).
     """
 
     batches: list[RoIBatch]
     regress: bool
-    features: torch.Tensor | None = None
-
-    def record(self, logits: torch.Tensor, gt_classes: torch.Tensor) -> None:
-        self.batches.append(RoIBatch(self.features, logits, gt_classes))
 
 
 @contextlib.contextmanager

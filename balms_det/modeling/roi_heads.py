@@ -18,9 +18,11 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import nn
 
+from balms_det.losses import ContextLoss
 from balms_det.modeling.box_predictor import BoxPredictor, reject_second_loss_in
 from balms_det.modeling.calibration import CalibrationMixin
 from balms_det.modeling.fast_inference_hooks import with_fast_inference
+from balms_det.modeling.roi_context import describe_rois
 
 
 class LongTailBoxMixin:
@@ -37,6 +39,19 @@ class LongTailBoxMixin:
             stage = arguments["box_head"], arguments["box_predictor"]
             arguments["box_predictor"] = _replace(cfg, *stage)
         return arguments
+
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """See Detectron2's; RoIs also have the fields that the loss asks for."""
+        sampled = super().label_and_sample_proposals(proposals, targets)
+        return describe_rois(sampled, targets, self.num_classes, self._wanted_fields())
+
+    def _wanted_fields(self) -> set[str]:
+        cascade = isinstance(self.box_predictor, nn.ModuleList)
+        predictors = self.box_predictor if cascade else [self.box_predictor]
+        losses = [getattr(predictor, "cls_loss", None) for predictor in predictors]
+        return {name for loss in losses if isinstance(loss, ContextLoss) for name in loss.reads}
 
     def _forward_mask(self, features: dict[str, torch.Tensor], instances: list[Instances]):
         # In stage 2 neither the mask head nor what it reads can learn: its loss is not computed.
@@ -56,6 +71,12 @@ class LongTailCascadeROIHeads(CalibrationMixin, LongTailBoxMixin, CascadeROIHead
 
     # A cascade does not ask its predictors for their inference().
     _forward_box = with_fast_inference(CascadeROIHeads._forward_box)
+
+    def _match_and_label_boxes(
+        self, proposals: list[Instances], stage: int, targets: list[Instances]
+    ) -> list[Instances]:
+        labelled = super()._match_and_label_boxes(proposals, stage, targets)
+        return describe_rois(labelled, targets, self.num_classes, self._wanted_fields())
 
 
 def _learns(head: nn.Module, features: dict[str, torch.Tensor]) -> bool:

@@ -1,0 +1,92 @@
+"""Foreground Classification Balance Loss of BACL (Qi et al., "Balanced Classification: A Unified
+Framework for Long-Tailed Object Detection", IEEE TMM 2023): pairwise margins from the confusion of
+the classifier in training.
+
+Symbols: see :mod:`balms_det.losses.objectness` and :mod:`balms_det.losses.confusion`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.confusion import confusion_sums
+from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground
+from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
+
+MIN_CONFUSION = 1e-3  # M below this is read as this: the logarithm needs a floor
+
+
+@BOX_LOSS_REGISTRY.register()
+class FCBLLoss(SigmoidObjectnessFamily):
+    """Binary cross-entropy with pairwise margins (paper, section III-B).
+
+    On a foreground RoI of class y, logit c is shifted by ``alpha * log(M[y, c] / M[c, y])``: a
+    class that y is often taken for is pushed down harder, one that is taken for y less. M is the
+    mean over all of training so far, *before* this batch. Only the foreground outputs that score
+    at least as high as the label, or ``prob_thr``, and the background output count.
+
+    State: ``cm_numerator`` (K, K) and ``num_gt`` (K,), float64, summed over ranks.
+
+    Args:
+        num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`; counts are not read.
+        alpha: strength of the margins.
+        reweight: whether foreground outputs are selected by their scores at all. The authors do so
+            from the second epoch on.
+        prob_thr: score from which on a wrong class always counts.
+        prior_prob: see :class:`SigmoidObjectnessFamily`.
+    """
+
+    needs_class_stats = False
+    has_detached_factors = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_stats: Any = None,
+        *,
+        alpha: float = 0.85,
+        reweight: bool = True,
+        prob_thr: float = 0.7,
+        prior_prob: float = 0.001,
+    ):
+        super().__init__(num_classes, class_stats, prior_prob=prior_prob)
+        self.alpha = alpha
+        self.reweight = reweight
+        self.prob_thr = prob_thr
+        shape = (num_classes, num_classes)
+        self.register_buffer("cm_numerator", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("num_gt", torch.zeros(num_classes, dtype=torch.float64))
+
+    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        shifted = logits + self._margins(logits.dtype).index_select(0, gt_classes)
+        weights = self._selection(logits.detach(), gt_classes) if self.reweight else None
+        loss = binary_cross_entropy_per_roi(shifted, gt_classes, weights)
+        self.advance(logits, gt_classes)
+        return loss
+
+    def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
+        classes = F.softmax(logits[:, : self.num_classes], dim=1)
+        sums, rois = confusion_sums(classes, gt_classes)
+        self.cm_numerator += sums
+        self.num_gt += rois
+
+    def _margins(self, dtype: torch.dtype) -> Tensor:
+        """The shift of every logit for every label, (K + 1, K + 1); 0 where background is."""
+        confusion = self.cm_numerator.to(dtype) / self.num_gt.clamp(min=1).to(dtype).unsqueeze(1)
+        confusion = confusion.clamp_(min=MIN_CONFUSION).log_().mul_(self.alpha)
+        return F.pad(confusion - confusion.t(), (0, 1, 0, 1))
+
+    def _selection(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        """1 for the outputs that count and 0 for the others, (R, K + 1)."""
+        # Scores of a row are the sigmoids times one factor, so its logits can be compared instead.
+        share = self.prob_thr / torch.sigmoid(-logits[:, -1:])
+        lowest = torch.where(share < 1, torch.logit(share), torch.inf)
+        lowest = torch.minimum(lowest, logits.gather(1, gt_classes.unsqueeze(1)))
+        # On background RoIs all outputs count.
+        foreground = is_foreground(gt_classes, self.num_classes).unsqueeze(1)
+        counts = logits >= torch.where(foreground, lowest, -torch.inf)
+        counts[:, self.num_classes] = True
+        return counts.to(logits.dtype)
