@@ -12,6 +12,7 @@ from balms_det.data.build import build_train_loader
 from balms_det.data.meta_set import build_meta_loader
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
+from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
