@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,21 +71,40 @@ class Columns:
             return self
         return Columns(*(_take(getattr(self, f.name), kept) for f in dataclasses.fields(self)))
 
-    @staticmethod
-    def concatenate(parts: Sequence[Columns]) -> Columns:
-        columns = zip(*([getattr(p, f.name) for f in dataclasses.fields(p)] for p in parts))
-        return Columns(*(_join(column) for column in columns))
+
+class ColumnsBuilder:
+    """Columns out of chunks, in buffers that grow: no number is held twice.
+
+    Args:
+        box: whether boxes are read.
+        masks: whether masks are read.
+    """
+
+    _TYPES = {"index": np.int64, "image": np.int64, "category": np.int64, "score": np.float64}
+
+    def __init__(self, *, box: bool, masks: bool) -> None:
+        types = {**self._TYPES, "box": np.float64} if box else self._TYPES
+        self._buffers = {name: (bytearray(), dtype) for name, dtype in types.items()}
+        self._masks: list | None = [] if masks else None
+        self._ids: list | None = []
+
+    def add(self, chunk: Columns) -> None:
+        for name, (buffer, _) in self._buffers.items():
+            buffer += getattr(chunk, name).tobytes()
+        if self._masks is not None:
+            self._masks += chunk.masks
+        if chunk.ids is None:  # ids count where all entries have one
+            self._ids = None
+        elif self._ids is not None:
+            self._ids += chunk.ids
+
+    def build(self) -> Columns:
+        arrays = {n: np.frombuffer(buffer, dtype) for n, (buffer, dtype) in self._buffers.items()}
+        box = arrays.pop("box").reshape(-1, 4) if "box" in arrays else None
+        return Columns(**arrays, box=box, masks=self._masks, ids=self._ids)
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
     if isinstance(column, list):
         return [column[n] for n in kept.tolist()]
     return None if column is None else column[kept]
-
-
-def _join(column: tuple) -> Any:
-    if any(part is None for part in column):
-        return None
-    if isinstance(column[0], list):
-        return list(itertools.chain.from_iterable(column))
-    return np.concatenate(column)

@@ -16,7 +16,7 @@ import numpy as np
 from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_columns import Columns
 
-_FAULTS = (KeyError, TypeError, ValueError, OverflowError, struct.error)
+_FAULTS = (LookupError, TypeError, ValueError, OverflowError, struct.error)
 
 
 def sound_columns(
@@ -24,8 +24,8 @@ def sound_columns(
 ) -> Columns | None:
     """The columns of entries, as ``result_reader.read_columns``; None if one may have a fault."""
     try:
-        image = _ranks(entries, "image_id", known.image_rank)
-        category = _ranks(entries, "category_id", known.category_rank)
+        image = _ranks(entries, "image_id", known.image_rank, known.image_table)
+        category = _ranks(entries, "category_id", known.category_rank, known.category_table)
         score = _numbers(map(operator.itemgetter("score"), entries), len(entries))
         box = _boxes(entries) if "bbox" in keys else None
         masks = _masks(entries, known.sizes[image]) if "segmentation" in keys else None
@@ -45,9 +45,18 @@ def read_ids(entries: Sequence[dict]) -> list | None:
         return None
 
 
-def _ranks(entries: Sequence, key: str, rank: dict) -> np.ndarray:
-    ranks = map(rank.__getitem__, map(operator.itemgetter(key), entries))
-    return np.fromiter(ranks, np.int64, len(entries))
+def _ranks(entries: Sequence, key: str, rank: dict, table: np.ndarray | None) -> np.ndarray:
+    ids = list(map(operator.itemgetter(key), entries))
+    if table is not None:
+        try:
+            ranks = table[np.frombuffer(struct.pack(f"{len(ids)}Q", *ids), np.uint64)]
+        except struct.error:
+            pass  # 1.0 is the id 1 too, and pandas writes such ids
+        else:
+            if ranks.size and ranks.min() < 0:
+                raise ValueError("an unknown id")
+            return ranks
+    return np.fromiter(map(rank.__getitem__, ids), np.int64, len(ids))
 
 
 def _numbers(values: Iterable, size: int) -> np.ndarray:
