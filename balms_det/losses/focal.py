@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import binary_terms_per_roi, symmetric_term
 from balms_det.losses.functional import softplus_values
-from balms_det.losses.sigmoid import SigmoidFamily, binary_terms_per_roi
+from balms_det.losses.sigmoid import SigmoidFamily
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -52,16 +53,12 @@ class FocalLoss(SigmoidFamily):
         self.alpha = alpha
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return binary_terms_per_roi(
-            logits, gt_classes, self._weights(logits, gt_classes), self._term, self._slope
-        )
-
-    def _weights(self, logits: Tensor, gt_classes: Tensor) -> Tensor | None:
-        """alpha at labels and 1 - alpha elsewhere, (R, K)."""
-        if self.alpha is None:
-            return None
-        weights = logits.new_full((len(logits), self.num_classes + 1), 1 - self.alpha)
-        return weights.scatter_(1, gt_classes.unsqueeze(1), self.alpha)[:, :-1]
+        factors = label_factors = None
+        if self.alpha is not None:
+            factors = logits.new_full((self.num_classes,), 1 - self.alpha)
+            label_factors = logits.new_full((len(logits),), self.alpha)
+        term = symmetric_term(self._term, self._slope)
+        return binary_terms_per_roi(logits, gt_classes, term, factors, label_factors)
 
     def _term(self, signed: Tensor) -> Tensor:
         # Signed logits s are negative where the answer is right: p_t = sigmoid(-s).

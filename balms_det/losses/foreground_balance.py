@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
 from balms_det.losses.confusion import confusion_sums
 from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
 
 MIN_CONFUSION = 1e-3  # M below this is read as this: the logarithm needs a floor
 

@@ -43,7 +43,7 @@ def test_confident_and_right_costs_what_is_left():
 @pytest.mark.parametrize("shape", ["none", "row", "full"])
 def test_weights_and_blocks(monkeypatch, rows, shape):
     """Any number of blocks gives the weighted sum of the terms, and its gradient."""
-    monkeypatch.setattr("balms_det.losses.functional.CPU_ROWS", 4)
+    monkeypatch.setattr("balms_det.losses.functional.CPU_ELEMENTS", 4 * K)
     torch.manual_seed(0)
     logits = torch.randn(K, rows, dtype=torch.float64).t().requires_grad_()  # not contiguous
     labels = torch.randint(0, K + 1, (rows,))
