@@ -80,8 +80,7 @@ class ACSLLoss(BackgroundSigmoidFamily):
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         draws = self.draw_uniform(len(logits), len(self.fractions), like=logits)
         factors = self._factors(logits.detach(), gt_classes, draws)
-        label_factors = logits.new_ones(len(logits))
-        return binary_cross_entropy_per_roi(logits, gt_classes, factors, label_factors)
+        return binary_cross_entropy_per_roi(logits, gt_classes, factors)
 
     def _factors(self, logits: Tensor, gt_classes: Tensor, draws: Tensor) -> OfRows:
         """1 for the outputs that :meth:`suppressed` says, 0 for others; labels' are not meant."""

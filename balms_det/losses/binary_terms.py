@@ -5,8 +5,8 @@ Symbols: see :mod:`balms_det.losses.base`, and
     label    the output whose target is 1; a RoI whose label is C or more has none
     factor   what the term of an output is multiplied by, a constant
 
-The dense target and the (R, C) factors are never built: of each row the label's term is put right
-by its column, and factors that depend on the row are made a block of rows at a time.
+The dense target and the (R, C) factors are never built: labels are taken out by their column and
+summed apart, and factors that depend on the row are made a block of rows at a time.
 """
 
 from collections.abc import Callable
@@ -75,14 +75,14 @@ def binary_terms_per_roi(
         logits: (R, C).
         gt_classes: (R,); a label of C or more (background, where it has no output) is none.
         term: what is summed.
-        factors: of the outputs, (C,) or (R, C), or a function of some rows; None for 1.
-        label_factors: (R,), of the labels' terms, in the place of those in ``factors``.
+        factors: of all outputs but the labels, (C,), or a function of some rows; None for 1.
+        label_factors: of the labels, (R,); None for 1.
         shifts: what is added to the logits of some rows; ``factors`` see them as they were.
 
     Raises:
-        ValueError: ``factors`` require gradient, which they would not get.
+        ValueError: factors require gradient, which they would not get.
     """
-    if isinstance(factors, Tensor) and factors.requires_grad:
+    if any(isinstance(f, Tensor) and f.requires_grad for f in (factors, label_factors)):
         raise ValueError("factors are constants of the loss: detach them")
     parts = _Parts.of(logits, gt_classes, factors, label_factors, shifts)
     return _BinaryTerms.apply(logits, term, parts)
@@ -90,66 +90,64 @@ def binary_terms_per_roi(
 
 @dataclass(frozen=True)
 class _Parts:
-    """What the sum is of, beside the logits; ``column`` and ``has_label`` are (R, 1)."""
+    """What the sum is of, beside the logits.
+
+    ``column`` is that of a row's label, (R, 1); a row that has none has its last column there, and
+    ``label_factors``, (R, 1), are 0 then. ``others`` is 0 for labels and 1 in rows without, (R, 1).
+    """
 
     column: Tensor
-    has_label: Tensor
+    others: Tensor
     factors: Tensor | OfRows | None
-    label_factors: Tensor | None
+    label_factors: Tensor
     shifts: OfRows | None
 
     @classmethod
-    def of(cls, logits: Tensor, gt_classes: Tensor, factors: Any, label: Any, shifts: Any):
+    def of(
+        cls,
+        logits: Tensor,
+        gt_classes: Tensor,
+        factors: Tensor | OfRows | None,
+        label_factors: Tensor | None,
+        shifts: OfRows | None,
+    ) -> "_Parts":
         columns = logits.shape[1]
-        if label is not None:
-            label = label.unsqueeze(1)
         column = gt_classes.clamp(max=columns - 1).unsqueeze(1)
-        return cls(column, (gt_classes < columns).unsqueeze(1), factors, label, shifts)
+        has_label = (gt_classes < columns).to(logits.dtype).unsqueeze(1)
+        of_labels = has_label if label_factors is None else label_factors.unsqueeze(1) * has_label
+        return cls(column, 1 - has_label, factors, of_labels, shifts)
 
-    def weighted(
-        self, logits: Tensor, rows: slice, negative: Elementwise, positive: Elementwise
-    ) -> Tensor:
-        """A function of the outputs and one of the labels, times their factors, (N, C)."""
+    def block(self, logits: Tensor, rows: slice, of_others: Elementwise) -> tuple[Tensor, Tensor]:
+        """A function of all outputs but the labels, (N, C), and the labels' logits, (N, 1)."""
         raw = logits[rows]
         shifted = raw if self.shifts is None else raw + self.shifts(raw, rows)
-        column = self.column[rows]
-        values = negative(shifted)
-        label = positive(shifted.gather(1, column))
+        values = of_others(shifted)
         if self.factors is not None:
-            factors = self._factors_of(raw, rows)
-            values.mul_(factors)
-            if self.label_factors is None:
-                label.mul_(factors.expand_as(values).gather(1, column))
-        if self.label_factors is not None:
-            label.mul_(self.label_factors[rows])
-        label = torch.where(self.has_label[rows], label, values.gather(1, column))
-        return values.scatter_(1, column, label)
-
-    def _factors_of(self, logits: Tensor, rows: slice) -> Tensor:
-        if not isinstance(self.factors, Tensor):
-            return self.factors(logits, rows)
-        return self.factors[rows] if self.factors.dim() == 2 else self.factors
+            fixed = isinstance(self.factors, Tensor)
+            values.mul_(self.factors if fixed else self.factors(raw, rows))
+        column = self.column[rows]
+        values.scatter_(1, column, values.gather(1, column).mul_(self.others[rows]))
+        return values, shifted.gather(1, column)
 
 
 class _BinaryTerms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, term: OutputTerm, parts: _Parts) -> Tensor:
-        ctx.save_for_backward(logits)
-        ctx.term, ctx.parts = term, parts
-        losses = logits.new_empty(len(logits))
+        losses, own = logits.new_empty(len(logits)), logits.new_empty(len(logits), 1)
         for rows in row_blocks(logits):
-            values = parts.weighted(logits, rows, term.negative, term.positive)
+            values, own[rows] = parts.block(logits, rows, term.negative)
             torch.sum(values, dim=1, out=losses[rows])
-        return losses
+        ctx.save_for_backward(logits, own)
+        ctx.term, ctx.parts = term, parts
+        return losses.add_(term.positive(own).mul_(parts.label_factors).squeeze(1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (logits,) = ctx.saved_tensors
+        logits, own = ctx.saved_tensors
         result, upstream = torch.empty_like(logits), grad.unsqueeze(1)
         for rows in row_blocks(logits):
-            slopes = ctx.parts.weighted(
-                logits, rows, ctx.term.negative_slope, ctx.term.positive_slope
-            )
+            slopes, _ = ctx.parts.block(logits, rows, ctx.term.negative_slope)
             torch.mul(slopes, upstream[rows], out=result[rows])
-        return result, None, None
+        labels = ctx.term.positive_slope(own).mul_(ctx.parts.label_factors).mul_(upstream)
+        return result.scatter_add_(1, ctx.parts.column, labels), None, None

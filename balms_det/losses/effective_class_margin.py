@@ -60,4 +60,4 @@ class ECMLoss(SigmoidObjectnessFamily):
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         surrogate = torch.add(self.margins.to(logits.dtype), logits, alpha=2)
         weights = self.class_weights.to(logits.dtype)
-        return binary_cross_entropy_per_roi(surrogate, gt_classes, weights)
+        return binary_cross_entropy_per_roi(surrogate, gt_classes, weights, weights[gt_classes])

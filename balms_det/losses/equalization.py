@@ -67,11 +67,7 @@ class EQLLoss(SigmoidFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         return binary_terms_per_roi(
-            logits,
-            gt_classes,
-            self.term(),
-            self.factors(logits, gt_classes),
-            logits.new_ones(len(logits)),
+            logits, gt_classes, self.term(), self.factors(logits, gt_classes)
         )
 
     def term(self) -> OutputTerm:

@@ -77,7 +77,7 @@ class FederatedLoss(BackgroundSigmoidFamily):
 
     def _of_classes(self, logits: Tensor, gt_classes: Tensor, kept: Tensor) -> Tensor:
         factors = F.pad(kept.to(logits.dtype), (0, 1))  # nothing of the background output
-        return binary_cross_entropy_per_roi(logits, gt_classes, factors)
+        return binary_cross_entropy_per_roi(logits, gt_classes, factors, factors[gt_classes])
 
     def accuracy_scores(self, logits: Tensor) -> Tensor:
         # The untrained output says nothing: background wins where every class is below one half.

@@ -106,3 +106,15 @@ def row_blocks(logits: Tensor) -> Iterator[slice]:
     rows = rows_at_a_time(logits)
     for start in range(0, len(logits), rows):
         yield slice(start, start + rows)
+
+
+def rows_of_objects(num_classes: int, gt_classes: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """``values`` and labels of foreground RoIs alone where that is free, else of all RoIs.
+
+    On a CPU it is, and background is most of a batch; an accelerator would have to wait for their
+    number. Returns the rows of ``values`` (R, ...) and then of ``gt_classes`` (R,).
+    """
+    if gt_classes.device.type != "cpu":
+        return values, gt_classes
+    objects = (gt_classes < num_classes).nonzero().squeeze(1)
+    return values.index_select(0, objects), gt_classes.index_select(0, objects)

@@ -6,6 +6,7 @@ Symbols: see :mod:`balms_det.losses.base`, and
     floor    smallest p (1 - p) that the gradient is computed with, see :class:`GumbelActivation`
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
 from balms_det.losses.binary_terms import OutputTerm, binary_terms_per_roi
 
 GRADIENT_FLOOR = 1e-12
-MAX_RATE = 80.0  # exp(-80) is nothing beside 1, and a float32 still holds it
+LOWEST = -math.log(80)  # p = exp(-80) is nothing beside 1, and float32 still holds it
 TINY = 1e-30
 
 
@@ -58,38 +59,43 @@ class GumbelActivation:
 
     def negative(self, logits: Tensor) -> Tensor:
         """``-log(1 - p)``, the loss of any other output."""
-        return _one_minus_exp(self.rate(logits)).log_().neg_()
+        rate = self._clamped(logits).neg_().exp_()
+        return _one_minus(rate.neg().exp_(), rate).log_().neg_()
 
     def negative_slope(self, logits: Tensor) -> Tensor:
-        rate = self.rate(logits)
-        score, rest = torch.exp(-rate), _one_minus_exp(rate)
-        slope = rate.mul_(score).div_(rest)
-        return self._faded(slope, score, rest, logits)
+        clamped = self._clamped(logits)
+        rate = clamped.neg().exp_()
+        score = rate.neg().exp_()
+        rest = _one_minus(score, rate)
+        slope = self._faded(rate.mul_(score).div_(rest), score, rest)
+        # Into floats: a mask of booleans takes three times as long on a CPU.
+        return slope.mul_(torch.eq(clamped, logits, out=clamped))
 
     def positive_slope(self, logits: Tensor) -> Tensor:
         rate = self.rate(logits)
-        score, rest = torch.exp(-rate), _one_minus_exp(rate)
-        return self._faded(rate.neg_(), score, rest, logits)
+        score = rate.neg().exp_()
+        slope = self._faded(-rate, score, _one_minus(score, rate))
+        return slope.mul_((logits >= self.low) & (logits <= self.high))
 
-    def _faded(self, slope: Tensor, score: Tensor, rest: Tensor, logits: Tensor) -> Tensor:
-        """``slope`` as the authors' code has it, and 0 outside of the clamped range."""
-        if not self.exact_gradient:
-            slope.mul_(score.mul_(rest).div_(GRADIENT_FLOOR).clamp_(max=1))
-        # Into floats: a mask of booleans takes three times as long on a CPU.
-        slope.mul_(torch.ge(logits, self.low, out=score))
-        return slope.mul_(torch.le(logits, self.high, out=score))
+    def _clamped(self, logits: Tensor) -> Tensor:
+        # Below LOWEST p is nothing beside 1, and so is its slope.
+        return logits.clamp(max(self.low, LOWEST), self.high)
+
+    def _faded(self, slope: Tensor, score: Tensor, rest: Tensor) -> Tensor:
+        """``slope``, or what is left of it in the authors' code; uses up ``score``."""
+        if self.exact_gradient:
+            return slope
+        return slope.mul_(score.mul_(rest).div_(GRADIENT_FLOOR).clamp_(max=1))
 
 
-def _one_minus_exp(rate: Tensor) -> Tensor:
-    """``1 - exp(-rate)``: expm1 by way of the log, which is faster on a CPU.
+def _one_minus(score: Tensor, rate: Tensor) -> Tensor:
+    """``1 - exp(-rate)``, of score ``exp(-rate)``: expm1 by way of the log, faster on a CPU.
 
-    The rounding of ``u = exp(-rate)`` is undone by ``rate / -log(u)`` (Kahan). Where u rounds to 1
-    both of what is divided are TINY, which leaves the rate; where it would round to 0 it is held.
+    The rounding of the score is undone by ``rate / -log(score)`` (Kahan). Where it is 1 both of
+    what is divided are TINY, which leaves the rate; it may not be 0.
     """
-    rate = rate.clamp(max=MAX_RATE)
-    score = rate.neg().exp_()
-    logarithm = score.log().neg_().add_(TINY)
-    return score.neg_().add_(1).add_(TINY).div_(logarithm).mul_(rate)
+    logarithm = score.log().sub_(TINY)
+    return score.sub(1).sub_(TINY).div_(logarithm).mul_(rate)
 
 
 def reset_gumbel_classifier(linear: nn.Linear, std: float, bias: float) -> nn.Module:
