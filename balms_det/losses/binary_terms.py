@@ -19,8 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from balms_det.losses.functional import row_blocks, softplus_values
 
-#: A function of every entry of a tensor, without gradient; its result is a new tensor.
-Elementwise = Callable[[Tensor], Tensor]
+#: Losses of outputs by their logits, as a new tensor; their derivatives go into the second
+#: argument, which is of the same shape. Entry by entry, without gradient.
+WithSlope = Callable[[Tensor, Tensor], Tensor]
 
 #: From the logits of some rows, (N, C), and which rows they are: what broadcasts to (N, C).
 OfRows = Callable[[Tensor, slice], Tensor]
@@ -28,21 +29,30 @@ OfRows = Callable[[Tensor, slice], Tensor]
 
 @dataclass(frozen=True)
 class OutputTerm:
-    """The loss of one output by its logit, and its derivative, where it is not the label and is."""
+    """The loss of an output, where it is not the label and where it is."""
 
-    negative: Elementwise
-    negative_slope: Elementwise
-    positive: Elementwise
-    positive_slope: Elementwise
+    negative: WithSlope
+    positive: WithSlope
 
 
-def symmetric_term(term: Elementwise, slope: Elementwise) -> OutputTerm:
+def symmetric_term(negative: WithSlope) -> OutputTerm:
     """One whose label has the loss that its negated logit would have anywhere else."""
-    return OutputTerm(term, slope, lambda z: term(-z), lambda z: -slope(-z))
+
+    def positive(logits: Tensor, slope: Tensor) -> Tensor:
+        values = negative(-logits, slope)
+        slope.neg_()
+        return values
+
+    return OutputTerm(negative, positive)
+
+
+def _softplus(logits: Tensor, slope: Tensor) -> Tensor:
+    torch.sigmoid(logits, out=slope)
+    return softplus_values(logits)
 
 
 #: Binary cross-entropy of the sigmoid. Unlike in ``softplus(z) - t * z`` nothing cancels.
-CROSS_ENTROPY = symmetric_term(softplus_values, torch.sigmoid)
+CROSS_ENTROPY = symmetric_term(_softplus)
 
 
 def binary_cross_entropy_per_roi(
@@ -69,7 +79,8 @@ def binary_terms_per_roi(
 ) -> Tensor:
     """The weighted sum of the terms of every RoI's outputs, (R,).
 
-    No (R, C) temporary is kept for backward, which can be taken once.
+    The derivative is computed with the value and is all that is kept for backward, which can be
+    taken once.
 
     Args:
         logits: (R, C).
@@ -117,14 +128,19 @@ class _Parts:
         of_labels = has_label if label_factors is None else label_factors.unsqueeze(1) * has_label
         return cls(column, 1 - has_label, factors, of_labels, shifts)
 
-    def block(self, logits: Tensor, rows: slice, of_others: Elementwise) -> tuple[Tensor, Tensor]:
-        """A function of all outputs but the labels, (N, C), and the labels' logits, (N, 1)."""
+    def block(self, term: OutputTerm, logits: Tensor, rows: slice, slopes: Tensor) -> tuple:
+        """Losses of all outputs but the labels, (N, C), and the labels' logits, (N, 1).
+
+        The derivatives go into ``slopes``, (N, C), where those in the labels' columns mean nothing.
+        """
         raw = logits[rows]
         shifted = raw if self.shifts is None else raw + self.shifts(raw, rows)
-        values = of_others(shifted)
+        values = term.negative(shifted, slopes)
         if self.factors is not None:
             fixed = isinstance(self.factors, Tensor)
-            values.mul_(self.factors if fixed else self.factors(raw, rows))
+            factors = self.factors if fixed else self.factors(raw, rows)
+            values.mul_(factors)
+            slopes.mul_(factors)
         column = self.column[rows]
         values.scatter_(1, column, values.gather(1, column).mul_(self.others[rows]))
         return values, shifted.gather(1, column)
@@ -134,20 +150,18 @@ class _BinaryTerms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, term: OutputTerm, parts: _Parts) -> Tensor:
         losses, own = logits.new_empty(len(logits)), logits.new_empty(len(logits), 1)
+        slopes = torch.empty_like(logits)
         for rows in row_blocks(logits):
-            values, own[rows] = parts.block(logits, rows, term.negative)
+            values, own[rows] = parts.block(term, logits, rows, slopes[rows])
             torch.sum(values, dim=1, out=losses[rows])
-        ctx.save_for_backward(logits, own)
-        ctx.term, ctx.parts = term, parts
-        return losses.add_(term.positive(own).mul_(parts.label_factors).squeeze(1))
+        of_labels = torch.empty_like(own)
+        losses += term.positive(own, of_labels).mul_(parts.label_factors).squeeze(1)
+        of_labels.mul_(parts.label_factors).addcmul_(slopes.gather(1, parts.column), parts.others)
+        ctx.save_for_backward(slopes.scatter_(1, parts.column, of_labels))
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        logits, own = ctx.saved_tensors
-        result, upstream = torch.empty_like(logits), grad.unsqueeze(1)
-        for rows in row_blocks(logits):
-            slopes, _ = ctx.parts.block(logits, rows, ctx.term.negative_slope)
-            torch.mul(slopes, upstream[rows], out=result[rows])
-        labels = ctx.term.positive_slope(own).mul_(ctx.parts.label_factors).mul_(upstream)
-        return result.scatter_add_(1, ctx.parts.column, labels), None, None
+        (slopes,) = ctx.saved_tensors
+        return slopes * grad.unsqueeze(1), None, None

@@ -51,41 +51,34 @@ class GumbelActivation:
             raise ValueError(f"clamp_min must be below clamp_max, got {self.low} and {self.high}")
 
     def term(self) -> OutputTerm:
-        return OutputTerm(self.negative, self.negative_slope, self.rate, self.positive_slope)
+        return OutputTerm(self.negative, self.positive)
 
-    def rate(self, logits: Tensor) -> Tensor:
-        """``-log p``, the loss of a label."""
-        return logits.clamp(self.low, self.high).neg_().exp_()
-
-    def negative(self, logits: Tensor) -> Tensor:
-        """``-log(1 - p)``, the loss of any other output."""
-        rate = self._clamped(logits).neg_().exp_()
-        return _one_minus(rate.neg().exp_(), rate).log_().neg_()
-
-    def negative_slope(self, logits: Tensor) -> Tensor:
-        clamped = self._clamped(logits)
+    def negative(self, logits: Tensor, slope: Tensor) -> Tensor:
+        """``-log(1 - p)``, the loss of an output that is not the label; see ``WithSlope``."""
+        # Below LOWEST p is nothing beside 1, and so is its slope.
+        clamped = logits.clamp(max(self.low, LOWEST), self.high)
         rate = clamped.neg().exp_()
         score = rate.neg().exp_()
         rest = _one_minus(score, rate)
-        slope = self._faded(rate.mul_(score).div_(rest), score, rest)
+        torch.mul(rate, score, out=slope).div_(rest)
         # Into floats: a mask of booleans takes three times as long on a CPU.
-        return slope.mul_(torch.eq(clamped, logits, out=clamped))
+        slope.mul_(torch.eq(clamped, logits, out=clamped))
+        self._fade(slope, score, rest)
+        return rest.log_().neg_()
 
-    def positive_slope(self, logits: Tensor) -> Tensor:
-        rate = self.rate(logits)
+    def positive(self, logits: Tensor, slope: Tensor) -> Tensor:
+        """``-log p``, the loss of a label."""
+        rate = logits.clamp(self.low, self.high).neg_().exp_()
+        inside = (logits >= self.low) & (logits <= self.high)
+        torch.mul(rate, inside, out=slope).neg_()
         score = rate.neg().exp_()
-        slope = self._faded(-rate, score, _one_minus(score, rate))
-        return slope.mul_((logits >= self.low) & (logits <= self.high))
+        self._fade(slope, score, _one_minus(score, rate))
+        return rate
 
-    def _clamped(self, logits: Tensor) -> Tensor:
-        # Below LOWEST p is nothing beside 1, and so is its slope.
-        return logits.clamp(max(self.low, LOWEST), self.high)
-
-    def _faded(self, slope: Tensor, score: Tensor, rest: Tensor) -> Tensor:
-        """``slope``, or what is left of it in the authors' code; uses up ``score``."""
-        if self.exact_gradient:
-            return slope
-        return slope.mul_(score.mul_(rest).div_(GRADIENT_FLOOR).clamp_(max=1))
+    def _fade(self, slope: Tensor, score: Tensor, rest: Tensor) -> None:
+        """Make the slope that of the authors' code; uses up ``score``."""
+        if not self.exact_gradient:
+            slope.mul_(score.mul_(rest).div_(GRADIENT_FLOOR).clamp_(max=1))
 
 
 def _one_minus(score: Tensor, rate: Tensor) -> Tensor:
