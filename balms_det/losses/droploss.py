@@ -30,12 +30,14 @@ def drop_factors(gt_classes: Tensor, rare: Tensor, draws: Tensor) -> OfRows:
     rare_objects = (rare[gt_classes.clamp(max=len(rare) - 1)] * foreground).sum()
     # Without objects nothing is dropped, as in the authors' code, where the share is 0 / 0.
     rho = torch.where(objects > 0, rare_objects / objects.clamp(min=1), 1.0)
-    limit = torch.where(foreground, -1.0, rho).unsqueeze(1).to(draws.dtype)
+    # The lowest draw that drops: any on foreground, and none of a class that is not rare.
+    of_roi = torch.where(foreground, -1.0, rho).unsqueeze(1).to(draws.dtype)
+    of_class = 2 * (1 - rare).to(draws.dtype)
 
     def factors(logits: Tensor, rows: slice) -> Tensor:
+        limit = of_roi[rows] + of_class
         # Into floats: a mask of booleans takes three times as long on a CPU.
-        dropped = torch.gt(draws[rows], limit[rows], out=torch.empty_like(logits))
-        return dropped.mul_(rare).neg_().add_(1)
+        return torch.ge(limit, draws[rows], out=limit)
 
     return factors
 

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.binary_terms import OfRows, binary_cross_entropy_per_roi
-from balms_det.losses.confusion import confusion_sums
+from balms_det.losses.confusion import add_confusion_
 from balms_det.losses.functional import rows_of_objects
 from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground
+from balms_det.losses.running_state import class_sums
 
 MIN_CONFUSION = 1e-3  # M below this is read as this: the logarithm needs a floor
 
@@ -75,9 +76,8 @@ class FCBLLoss(SigmoidObjectnessFamily):
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
         logits, gt_classes = rows_of_objects(self.num_classes, gt_classes, logits)
         classes = F.softmax(logits[:, : self.num_classes], dim=1)
-        sums, rois = confusion_sums(classes, gt_classes)
-        self.cm_numerator += sums
-        self.num_gt += rois
+        add_confusion_(self.cm_numerator, classes, gt_classes)
+        self.num_gt += class_sums(gt_classes, self.num_classes + 1)[0, :-1]
 
     def _margins(self, dtype: torch.dtype) -> Tensor:
         """The shift of every logit for every label, (K + 1, K + 1); 0 where background is."""

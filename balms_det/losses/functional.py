@@ -108,6 +108,21 @@ def row_blocks(logits: Tensor) -> Iterator[slice]:
         yield slice(start, start + rows)
 
 
+def per_object(
+    loss: Callable[[Tensor, Tensor], Tensor], num_classes: int, logits: Tensor, gt_classes: Tensor
+) -> Tensor:
+    """``loss(logits, labels)``, (N,), of foreground RoIs, and 0 on background: (R,).
+
+    It is computed for foreground RoIs alone where that is free (:func:`rows_of_objects`).
+    """
+    if logits.device.type != "cpu":
+        is_object = gt_classes < num_classes
+        return loss(logits, gt_classes.clamp(max=num_classes - 1)) * is_object
+    objects = (gt_classes < num_classes).nonzero().squeeze(1)
+    values = loss(logits.index_select(0, objects), gt_classes.index_select(0, objects))
+    return values.new_zeros(len(logits)).index_copy(0, objects, values)
+
+
 def rows_of_objects(num_classes: int, gt_classes: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """``values`` and labels of foreground RoIs alone where that is free, else of all RoIs.
 
