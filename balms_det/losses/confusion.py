@@ -61,9 +61,3 @@ def move_confusion_(
     if normalise:
         matrix /= torch.where(seen, matrix.sum(dim=1), 1.0).unsqueeze(1)
     count += rois
-
-
-def column_shares(matrix: Tensor) -> Tensor:
-    """M with columns of sum 1, transposed, (K, K): row y says which labels are taken for y."""
-    columns = matrix.t()
-    return columns / columns.sum(dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)
