@@ -15,9 +15,14 @@ from torch import Tensor
 from torch import distributed as dist
 
 
+def num_ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of ``value`` over all ranks, in place; ``value`` itself without distribution."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if num_ranks() > 1:
         dist.all_reduce(value)
     return value
 
