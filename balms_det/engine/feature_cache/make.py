@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 from balms_det.engine.feature_cache.disk import check_room, readable
 from balms_det.engine.feature_cache.examples import Span, plan_shards
 from balms_det.engine.feature_cache.layout import FeatureCacheError, shard_name
+from balms_det.engine.feature_cache.lock import sole_writer
 from balms_det.engine.feature_cache.manifest import Manifest, Settings, ShardEntry
 from balms_det.engine.feature_cache.run import CacheRun
 from balms_det.engine.feature_cache.settings import (
@@ -47,6 +49,20 @@ def cache_features(cfg: CfgNode, folder: str | Path, options: CacheOptions) -> N
     if not records:
         raise ValueError("there is no image to cache")
     settings = build_settings(cfg, options, len(records))
+    with contextlib.ExitStack() as stack:
+        _together(_lock, stack, folder)
+        shards = _make_shards(cfg, settings, folder, records)
+        if comm.is_main_process():
+            _manifest(cfg, settings, folder, records, shards).write(folder)
+            size = readable(sum(shard.bytes for shard in shards))
+            logger.info("%s: %d shards, %s", folder, len(shards), size)
+        comm.synchronize()
+
+
+def _make_shards(
+    cfg: CfgNode, settings: Settings, folder: Path, records: list[dict]
+) -> tuple[ShardEntry, ...]:
+    """All shards, those that are there already and the others."""
     plan = plan_shards(len(records), settings.views, settings.shard_images)
     missing = _missing(folder, plan)
     entries = _together(_describe, folder, settings, [s for s in plan if s not in missing])
@@ -54,17 +70,11 @@ def cache_features(cfg: CfgNode, folder: str | Path, options: CacheOptions) -> N
         run = CacheRun(cfg, settings, folder, records)
         _together(_check_room, run, missing)
         entries += _together(_write, run, missing)
-    if comm.is_main_process():
-        shards = tuple(sorted(entries, key=lambda entry: entry.name))
-        _manifest(cfg, settings, folder, records, shards).write(folder)
-        size = readable(sum(shard.bytes for shard in shards))
-        logger.info("%s: %d shards, %s", folder, len(shards), size)
-    comm.synchronize()
+    return tuple(sorted(entries, key=lambda entry: entry.name))
 
 
 def _missing(folder: Path, plan: Sequence[Span]) -> list[Span]:
     """The shards that are not there; all ranks get the same answer."""
-    folder.mkdir(parents=True, exist_ok=True)
     missing = [span for span in plan if not (folder / shard_name(span.number)).exists()]
     missing = comm.all_gather(missing)[0]
     if len(missing) < len(plan):
@@ -83,6 +93,12 @@ def _together(work: Callable[..., list], *arguments: Any) -> list:
         if isinstance(rank_outcome, str):
             raise FeatureCacheError(rank_outcome)
     return [entry for own in outcomes for entry in own]
+
+
+def _lock(stack: contextlib.ExitStack, folder: Path) -> list:
+    if comm.is_main_process():
+        stack.enter_context(sole_writer(folder))
+    return []
 
 
 def _own(spans: Sequence[Span]) -> Sequence[Span]:
