@@ -29,6 +29,6 @@ def sole_writer(folder: Path) -> Iterator[None]:
             raise FeatureCacheError(
                 f"{folder}: another process is making this cache: wait for it, or stop it"
             ) from error
-        for part in folder.glob(".tmp-*"):
+        for part in folder.glob(".tmp*"):  # ours, and those that safetensors writes to
             part.unlink()
         yield

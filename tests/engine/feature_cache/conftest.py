@@ -27,7 +27,7 @@ def detector(make_cfg, tmp_path_factory):
                     if "cls_score.weight" in name:
                         values.normal_(std=0.3)
                     elif "bbox_pred.weight" in name:
-                        values.normal_(std=0.1)
+                        values.normal_(std=0.02)
             torch.save({"model": model.state_dict()}, folder / "model.pth")
             weights = ["MODEL.WEIGHTS", str(folder / "model.pth")]
             made[options] = make_cfg("stage1.yaml", folder, *options, *weights)
