@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import logging
+import weakref
+from pathlib import Path
 
 import torch
 from detectron2.engine import DefaultTrainer, defaults
@@ -11,9 +13,11 @@ from detectron2.utils import comm
 from balms_det.data.build import build_train_loader
 from balms_det.data.meta_set import build_meta_loader
 from balms_det.engine.checkpoint import LongTailCheckpointer
+from balms_det.engine.checkpoint_files import RunCheckpointer
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.engine.meta_trainer import build_meta_trainer
+from balms_det.engine.metrics_file import METRICS, keep_metrics_before
 from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
 from balms_det.engine.step_seed import SeedEveryStep
@@ -31,8 +35,9 @@ class LongTailTrainer(DefaultTrainer):
 
     Over ``DefaultTrainer`` it adds: ``MODEL.DECOUPLED`` (stage 2), classifier conversion when
     weights are loaded, balms_det's samplers and mapper, an evaluator for LVIS- and COCO-format
-    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, and exact resume:
-    with ``SEED`` set, a run that was stopped and resumed ends in the same weights.
+    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, checkpoints that are
+    whole, and exact resume: with ``SEED`` set, a run that was stopped and resumed ends in the same
+    weights.
     """
 
     def __init__(self, cfg):
@@ -54,6 +59,10 @@ class LongTailTrainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     def build_hooks(self):
+        # In the place of the one that DefaultTrainer made, before the hook that saves gets it.
+        self.checkpointer = RunCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
         if self.cfg.META.NAME:
             # Before the hook that saves checkpoints, which hold the history.
@@ -97,6 +106,8 @@ class LongTailTrainer(DefaultTrainer):
             super().resume_or_load(resume=True)
         else:
             load_weights(self.cfg, self.model)
+        if resume and comm.is_main_process():
+            keep_metrics_before(Path(self.cfg.OUTPUT_DIR, METRICS), self.start_iter)
 
 
 def load_weights(cfg, model: torch.nn.Module) -> None:
