@@ -97,7 +97,7 @@ def _remove_parts(folder: Path) -> None:
 
 
 def fault_of(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if it is whole. It unpickles nothing."""
+    """What is wrong with a checkpoint, in few words; None if it is whole. It unpickles nothing."""
     if not path.is_file():
         return "is not there"
     try:

@@ -1,0 +1,129 @@
+"""Running a command of ``tools/`` in a process that is ready at once: a fork of one that has already
+imported everything, which takes most of a start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import runpy
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.engine import HookBase
+
+from balms_det.engine import LongTailTrainer
+from tests.soak.kills import Counter, Kill
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        code: exit status, 0 if it finished; negative: the signal that ended it.
+        calls, files: of :class:`Counter`, 0 unless it finished.
+    """
+
+    code: int
+    calls: int = 0
+    files: int = 0
+
+
+def attempt(command: Sequence[str], log: Path, kill: Kill | None = None) -> Outcome:
+    """Run ``command``, a script and its arguments, to its end or to the moment of ``kill``.
+
+    Its output is appended to ``log``, and what :class:`Witness` sees to ``steps.txt`` beside it.
+    Processes that it leaves behind are ended.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _run(command, log, kill, writer)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    with open(reader) as counts:
+        numbers = [int(word) for word in counts.read().split()]
+    return Outcome(os.waitstatus_to_exitcode(status), *numbers)
+
+
+def _run(command: Sequence[str], log: Path, kill: Kill | None, writer: int) -> None:
+    """The life of the forked process; it does not return."""
+    code = 1
+    try:
+        os.setsid()
+        for stream, flags in ((1, os.O_APPEND), (2, os.O_APPEND)):
+            handle = os.open(log, os.O_WRONLY | os.O_CREAT | flags)
+            os.dup2(handle, stream)
+        os.chdir(ROOT)
+        sys.argv = [str(word) for word in command]
+        LongTailTrainer.build_hooks = _with_witness(log.with_name("steps.txt"))
+        counter = Counter(kill)
+        counter.start()
+        code = _exit_code(sys.argv[0])
+        sys.setprofile(None)
+        if code == 0:
+            os.write(writer, f"{counter.calls} {counter.files}".encode())
+    except BaseException:
+        # This process is a copy of its parent, whose work it must never go on with.
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _exit_code(script: str) -> int:
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    return 0
+
+
+class Witness(HookBase):
+    """Notes a digest of the weights and of all random generators after every iteration."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def after_step(self) -> None:
+        digest = hashlib.sha256()
+        for name, value in self.trainer.model.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+        digest.update(torch.get_rng_state().numpy().tobytes())
+        digest.update(repr((random.getstate(), np.random.get_state())).encode())
+        with open(self.path, "a") as file:
+            file.write(f"{self.trainer.iter} {digest.hexdigest()}\n")
+
+
+def _with_witness(path: Path):
+    original = LongTailTrainer.build_hooks
+
+    def build_hooks(self):
+        return [*original(self), Witness(path)]
+
+    return build_hooks
+
+
+def witnessed(log: Path) -> set[tuple[str, str]]:
+    """(iteration, digest) of every step of all attempts that share a log."""
+    path = log.with_name("steps.txt")
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return {tuple(line.split()) for line in lines if line.endswith("\n")}
