@@ -1,5 +1,5 @@
-"""Running a command of ``tools/`` in a process that is ready at once: a fork of one that has already
-imported everything, which takes most of a start.
+"""Running a command of ``tools/`` in a process that starts at once: a fork of one that has imported
+everything already.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from balms_det.engine import LongTailTrainer
 from tests.soak.kills import Counter, Kill
 
 ROOT = Path(__file__).resolve().parents[2]
+# A run that takes longer, in seconds, hangs: SIGALRM ends it.
+LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,10 @@ def _run(command: Sequence[str], log: Path, kill: Kill | None, writer: int) -> N
     code = 1
     try:
         os.setsid()
-        for stream, flags in ((1, os.O_APPEND), (2, os.O_APPEND)):
-            handle = os.open(log, os.O_WRONLY | os.O_CREAT | flags)
-            os.dup2(handle, stream)
+        signal.alarm(LONGEST)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         os.chdir(ROOT)
         sys.argv = [str(word) for word in command]
         LongTailTrainer.build_hooks = _with_witness(log.with_name("steps.txt"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,19 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b else [path]
 
 
-def faults_in(folder: Path, reference: Path, finished: bool) -> list[str]:
+def faults_in(
+    folder: Path, reference: Path, finished: bool, except_for: Collection[Path] = ()
+) -> list[str]:
     """What is wrong with a run's folder beside that of the uninterrupted run.
 
     Every file that has its final name must be the reference's, to the last bit of its content;
-    hidden ones and ``*.part`` have none yet. A finished run must have all of them.
+    hidden ones and ``*.part`` have none yet. A finished run must have all of them. Files of
+    ``except_for`` are not looked at.
     """
     found = {path.relative_to(folder) for path in final_files(folder)}
     wanted = {path.relative_to(reference) for path in final_files(reference)}
     faults = [f"{name} is not in the uninterrupted run" for name in found - wanted]
-    for name in sorted(found & wanted):
+    for name in sorted((found & wanted) - {path.relative_to(folder) for path in except_for}):
         if name.name == "last_checkpoint" and not finished:
             faults += _pointer_faults(folder / name)
             continue

@@ -45,7 +45,9 @@ class Job:
 
 def make_data(shared: Path) -> None:
     """Twelve training and four validation scenes with six classes."""
-    generate_icons(shared / "data", num_classes=6, num_train=12, num_val=4, image_size=64, workers=1)
+    generate_icons(
+        shared / "data", num_classes=6, num_train=12, num_val=4, image_size=64, workers=1
+    )
 
 
 def _training(config: str, *options: str, test: bool = False) -> Callable[[Path, Path], list[str]]:
