@@ -29,11 +29,16 @@ _PART = ".part"
 
 
 class RunCheckpointer(LongTailCheckpointer):
-    """Saves and resumes a run; arguments as in Detectron2."""
+    """Saves and resumes a run; arguments as in Detectron2.
+
+    Attributes:
+        resumed_from: name of the file that :meth:`get_checkpoint_file` has chosen; empty before.
+    """
 
     def __init__(self, model, save_dir: str = "", **objects):
         super().__init__(model, save_dir, **objects)
         self.path_manager = WholeFiles(self.path_manager)
+        self.resumed_from = ""
 
     def save(self, name: str, **extra) -> None:
         if self.save_dir and self.save_to_disk:
@@ -54,6 +59,7 @@ class RunCheckpointer(LongTailCheckpointer):
         path, error = choice
         if error:
             raise ValueError(error)
+        self.resumed_from = os.path.basename(path)
         return path
 
 

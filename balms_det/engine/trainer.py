@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Where the state of the trainer keeps that of its loader.
 LOADER_KEY = "data_loader"
+# As Detectron2 names the checkpoint of the last iteration.
+FINAL = "model_final"
 
 
 class LongTailTrainer(DefaultTrainer):
@@ -104,10 +106,17 @@ class LongTailTrainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume=True)
+            self._complete_last_save()
         else:
             load_weights(self.cfg, self.model)
         if resume and comm.is_main_process():
             keep_metrics_before(Path(self.cfg.OUTPUT_DIR, METRICS), self.start_iter)
+
+    def _complete_last_save(self):
+        # A run that was killed between its last numbered checkpoint and model_final has no
+        # iteration left in which Detectron2 would save the latter.
+        if self.start_iter >= self.max_iter and self.checkpointer.resumed_from != f"{FINAL}.pth":
+            self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
 
 
 def load_weights(cfg, model: torch.nn.Module) -> None:

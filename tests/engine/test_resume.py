@@ -162,3 +162,14 @@ def test_the_comparison_finds_a_difference(straight):
     name = next(iter(other["model"]))
     other["model"][name] = other["model"][name] + 1e-6
     assert differences(state, other) == [f".model.{name}"]
+
+
+def test_a_run_killed_just_before_its_last_file_gets_it(uneven, straight, tmp_path):
+    """After the last iteration there is none left in which Detectron2 would save model_final."""
+    options = [*uneven, "SOLVER.CHECKPOINT_PERIOD", str(STEPS)]
+    train(options, tmp_path)
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text(f"model_{STEPS - 1:07d}.pth")
+    train(options, tmp_path, resume=True, seed=99)
+    assert differences(final(tmp_path), straight["0"]) == []
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

@@ -4,11 +4,11 @@ everything already.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import random
 import runpy
+import select
 import signal
 import sys
 import traceback
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from torch.utils.data._utils import worker
 
 from balms_det.engine import LongTailTrainer
 from tests.soak.kills import Counter, Kill
@@ -26,6 +27,8 @@ from tests.soak.kills import Counter, Kill
 ROOT = Path(__file__).resolve().parents[2]
 # A run that takes longer, in seconds, hangs: SIGALRM ends it.
 LONGEST = 300
+# So many seconds after a run has ended, all processes that it started must have, too.
+LONGEST_AFTER = 30
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class Outcome:
 
     Attributes:
         code: exit status, 0 if it finished; negative: the signal that ended it.
+        outlived: whether processes that it had started went on.
         calls, files: of :class:`Counter`, 0 unless it finished.
     """
 
     code: int
+    outlived: bool
     calls: int = 0
     files: int = 0
 
@@ -46,7 +51,6 @@ def attempt(command: Sequence[str], log: Path, kill: Kill | None = None) -> Outc
     """Run ``command``, a script and its arguments, to its end or to the moment of ``kill``.
 
     Its output is appended to ``log``, and what :class:`Witness` sees to ``steps.txt`` beside it.
-    Processes that it leaves behind are ended.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -55,11 +59,22 @@ def attempt(command: Sequence[str], log: Path, kill: Kill | None = None) -> Outc
         _run(command, log, kill, writer)
     os.close(writer)
     _, status = os.waitpid(child, 0)
-    with contextlib.suppress(ProcessLookupError):
+    counts, outlived = _read_to_the_end(reader)
+    if outlived:
         os.killpg(child, signal.SIGKILL)
-    with open(reader) as counts:
-        numbers = [int(word) for word in counts.read().split()]
-    return Outcome(os.waitstatus_to_exitcode(status), *numbers)
+    return Outcome(os.waitstatus_to_exitcode(status), outlived, *map(int, counts.split()))
+
+
+def _read_to_the_end(reader: int) -> tuple[bytes, bool]:
+    """What a run wrote to the pipe, and whether a process still has it open after a while."""
+    content = b""
+    with open(reader, "rb", buffering=0) as pipe:
+        while select.select([pipe], [], [], LONGEST_AFTER)[0]:
+            part = pipe.read(100)
+            if not part:
+                return content, False
+            content += part
+    return content, True
 
 
 def _run(command: Sequence[str], log: Path, kill: Kill | None, writer: int) -> None:
@@ -72,6 +87,8 @@ def _run(command: Sequence[str], log: Path, kill: Kill | None, writer: int) -> N
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(ROOT)
+        # How often, in seconds, a loader worker looks whether its parent still lives.
+        worker.MP_STATUS_CHECK_INTERVAL = 0.5
         sys.argv = [str(word) for word in command]
         LongTailTrainer.build_hooks = _with_witness(log.with_name("steps.txt"))
         counter = Counter(kill)

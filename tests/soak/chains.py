@@ -120,6 +120,8 @@ class Chain:
         expected = (0, *KILLED, *((1,) if kill and kill.kind == "write" else ()))
         if outcome.code not in expected:
             faults.append(f"it ended with {outcome.code}:\n{text[-3000:]}")
+        if outcome.outlived:
+            faults.append("processes that it had started went on")
         if finished and self.cut_off and FALLS_BACK not in text:
             faults.append("it does not say that it resumed from an earlier checkpoint")
         return faults

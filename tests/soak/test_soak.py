@@ -1,4 +1,4 @@
-"""A kill or more of every job; ``python -m tests.soak`` makes many. And the harness finds faults."""
+"""A kill or more of every job (``python -m tests.soak`` makes many), and that faults are found."""
 
 import re
 import shutil
