@@ -16,6 +16,7 @@ from balms_det import add_balms_config
 from balms_det.data.class_stats import stats_of
 from balms_det.data.datasets import register_files
 from balms_det.data.stats_report import absent_classes, class_table, group_table, plot_long_tail
+from balms_det.engine.config_file import merge_config_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +37,7 @@ def main() -> int:
         if args.config_file:
             cfg = get_cfg()
             add_balms_config(cfg)
-            cfg.merge_from_file(args.config_file)
+            merge_config_file(cfg, args.config_file)
             register_files(cfg.DATASETS.FILES)
         stats = stats_of(args.dataset)
         table = group_table(stats, args.sampler_threshold)

@@ -8,10 +8,13 @@ another layout (BAGS, Seesaw) takes over the rows of the classes; its other outp
 
 import logging
 import re
+from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
+
+from balms_det.engine.weights_files import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +22,8 @@ _CLASSIFIER = re.compile(r"(?P<predictor>.*box_predictor(\.\d+)?)\.cls_score\.(w
 
 
 class LongTailCheckpointer(DetectionCheckpointer):
-    """A ``DetectionCheckpointer`` that converts a box classifier of K or K + 1 rows to the model's.
+    """A ``DetectionCheckpointer`` that converts a box classifier of K or K + 1 rows to the model's,
+    and loads nothing but tensors, arrays and plain values (see :mod:`balms_det.trust`).
 
     Args:
         model: the model to load into.
@@ -31,6 +35,16 @@ class LongTailCheckpointer(DetectionCheckpointer):
     def __init__(self, model: nn.Module, save_dir: str = "", *, require_all_but=None, **objects):
         super().__init__(model, save_dir, **objects)
         self._require_all_but = require_all_but
+
+    def _load_file(self, filename: str) -> dict:
+        # Not through super(), which unpickles whatever the file holds.
+        checkpoint = read_checkpoint(filename)
+        query = parse_qs(self._parsed_url_during_load.query)
+        if query.pop("matching_heuristics", None) == ["True"]:
+            checkpoint["matching_heuristics"] = True
+        if query:
+            raise ValueError(f"{filename}: only ?matching_heuristics=True may follow, not {query}")
+        return checkpoint
 
     def _load_model(self, checkpoint):
         weights = checkpoint["model"]

@@ -18,6 +18,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_r
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from balms_det.engine.weights_files import load_tensors
 from balms_det.modeling.calibration import Calibration, box_predictors
 
 
@@ -66,7 +67,7 @@ class RoICache:
 
     def __iter__(self) -> Iterator[RoIs]:
         for path in self._paths:
-            yield RoIs(**torch.load(path, weights_only=True))
+            yield RoIs(**load_tensors(path))
 
 
 @torch.no_grad()

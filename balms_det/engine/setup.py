@@ -11,6 +11,7 @@ from detectron2.utils.logger import setup_logger
 
 from balms_det.config import add_balms_config
 from balms_det.data.datasets import setup_datasets
+from balms_det.engine.config_file import merge_config_file
 from balms_det.modeling.authors_presets import translate_authors_keys
 
 
@@ -35,7 +36,7 @@ def load_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_balms_config(cfg)
     if config_file:
-        cfg.merge_from_file(config_file)
+        merge_config_file(cfg, config_file)
     merge_opts(cfg, list(opts))
     translate_authors_keys(cfg)
     _choose_device(cfg)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import weakref
 
 import torch
 from detectron2.engine import DefaultTrainer, defaults
@@ -54,6 +55,10 @@ class LongTailTrainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     def build_hooks(self):
+        # In place of Detectron2's, and before the hooks that hold on to it.
+        self.checkpointer = LongTailCheckpointer(
+            self.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
         if self.cfg.META.NAME:
             # Before the hook that saves checkpoints, which hold the history.
