@@ -12,7 +12,7 @@ from balms_det.losses.base import (
     BoxLoss,
     full_precision,
 )
-from balms_det.losses.build import build_box_loss, keyword_arguments
+from balms_det.losses.build import build_box_loss
 from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (
@@ -36,6 +36,7 @@ from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
 from balms_det.losses.gumbel import GumbelLoss
 from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
+from balms_det.losses.keywords import keyword_arguments
 from balms_det.losses.ldam import LDAMLoss
 from balms_det.losses.logit_adjustment import LogitAdjustedLoss
 from balms_det.losses.mean_score import LOCELoss
