@@ -16,6 +16,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from balms_det.command_line import one_line_errors
 from balms_det.engine import load_cfg
 from balms_det.engine.calibrate import SearchOptions, calibrate
 from balms_det.evaluation.box_ap import METRICS
@@ -39,27 +40,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     setup_logger(name="balms_det")
-    try:
-        calibrate(
-            load_cfg(args.config_file, args.opts),
-            Path(args.out),
-            SearchOptions(
-                names=args.calibration.split(",") if args.calibration else (),
-                strengths=[float(s) for s in args.strengths.split(",")] if args.strengths else (),
-                dataset=args.dataset,
-                num_images=args.images,
-                metric=args.metric,
-            ),
-            config_file=args.config_file,
-            opts=args.opts,
-            bake=args.bake,
-        )
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    calibrate(
+        load_cfg(args.config_file, args.opts),
+        Path(args.out),
+        SearchOptions(
+            names=args.calibration.split(",") if args.calibration else (),
+            strengths=[float(s) for s in args.strengths.split(",")] if args.strengths else (),
+            dataset=args.dataset,
+            num_images=args.images,
+            metric=args.metric,
+        ),
+        config_file=args.config_file,
+        opts=args.opts,
+        bake=args.bake,
+    )
     return 0
 
 

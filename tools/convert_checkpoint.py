@@ -12,6 +12,7 @@ A checkpoint of a training run loses all but its weights: to resume, keep the or
 import argparse
 import sys
 
+from balms_det.command_line import one_line_errors
 from balms_det.engine.weights_files import read_checkpoint, write_weights
 
 
@@ -24,14 +25,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
-    try:
-        checkpoint = read_checkpoint(args.source)
-        left_out = write_weights(args.target, checkpoint)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    checkpoint = read_checkpoint(args.source)
+    left_out = write_weights(args.target, checkpoint)
     print(f"{args.target}: {len(checkpoint['model'])} tensors")
     if left_out:
         print(f"left out: {', '.join(left_out)}")

@@ -13,6 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
+from balms_det.command_line import one_line_errors
 from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, ClassStats
 from balms_det.evaluation import compare_results
 from balms_det.evaluation.comparison_table import comparison_table, write_comparison
@@ -83,14 +84,11 @@ def compare(args: argparse.Namespace) -> None:
             print(f"{path}\n")
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        (compare if args.compare else evaluate)(args)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    (compare if args.compare else evaluate)(args)
     return 0
 
 

@@ -11,6 +11,7 @@ last label; run the tool again on its output to add another.
 import argparse
 import sys
 
+from balms_det.command_line import one_line_errors
 from balms_det.engine import LongTailTrainer, load_cfg
 from balms_det.engine.imprint import imprint, read_exemplars
 from balms_det.engine.trainer import load_weights
@@ -30,19 +31,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
-    try:
-        cfg = load_cfg(args.config_file, args.opts)
-        exemplars = read_exemplars(
-            cfg, args.exemplars, args.images, args.category, args.max_exemplars
-        )
-        model = LongTailTrainer.build_model(cfg)
-        load_weights(cfg, model)
-        weights, config = imprint(cfg, model, exemplars, args.out)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    cfg = load_cfg(args.config_file, args.opts)
+    exemplars = read_exemplars(cfg, args.exemplars, args.images, args.category, args.max_exemplars)
+    model = LongTailTrainer.build_model(cfg)
+    load_weights(cfg, model)
+    weights, config = imprint(cfg, model, exemplars, args.out)
     boxes = sum(len(record["instances"]) for record in exemplars)
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     print(f"{args.category}: label {classes}, from {boxes} boxes\n{weights}\n{config}")

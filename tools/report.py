@@ -10,6 +10,7 @@ python tools/report.py --gt datasets/icons_lt/icons_lt_val.json --images dataset
 import argparse
 import sys
 
+from balms_det.command_line import one_line_errors
 from balms_det.evaluation.report import write_report
 
 
@@ -44,26 +45,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     runs = dict(args.run)
     if len(runs) < len(args.run):
         print("error: two runs have the same name", file=sys.stderr)
         return 2
-    try:
-        write_report(
-            args.gt,
-            runs,
-            args.out,
-            images=args.images,
-            counts=args.counts,
-            iou_type=args.iou_type,
-            per_shelf=args.pictures,
-            max_gallery_mb=args.max_mb,
-        )
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    write_report(
+        args.gt,
+        runs,
+        args.out,
+        images=args.images,
+        counts=args.counts,
+        iou_type=args.iou_type,
+        per_shelf=args.pictures,
+        max_gallery_mb=args.max_mb,
+    )
     print(args.out)
     return 0
 

@@ -7,8 +7,11 @@ python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/mo
 torchrun --nproc-per-node 8 tools/train_net.py --config-file ...
 """
 
+import sys
+
 from detectron2.engine import default_argument_parser
 
+from balms_det.command_line import one_line_errors
 from balms_det.engine import LongTailTrainer, launch_main, load_weights, setup_cfg
 
 
@@ -23,5 +26,10 @@ def main(args):
     return trainer.train()
 
 
-if __name__ == "__main__":
+@one_line_errors
+def run() -> None:
     launch_main(main, default_argument_parser(epilog=__doc__).parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(run())

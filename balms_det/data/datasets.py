@@ -50,8 +50,9 @@ def register_files(rows: Sequence[Sequence[str]]) -> None:
         ValueError: a malformed row, a name that stands for something else, or a bad json.
         FileNotFoundError: no such json, image folder, or images.
     """
-    for row in rows:
-        if len(row) != 3 or not all(isinstance(entry, str) and entry for entry in row):
+    for row in rows if isinstance(rows, (list, tuple)) else [rows]:
+        texts = isinstance(row, (list, tuple)) and all(isinstance(entry, str) for entry in row)
+        if not texts or len(row) != 3 or not all(row):
             raise ValueError(
                 f"DATASETS.FILES: a row must be [name, annotation json, image root], got {row!r}."
             )

@@ -13,9 +13,9 @@ import os
 
 import msgspec
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from balms_det.data.annotation_file import AnnotationSummary, summarize
+from balms_det.data.annotation_json import local_file
 from balms_det.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Smaller files are counted again in a blink: not worth a file beside them.
 MIN_CACHED_BYTES = 16 * 2**20
 SUFFIX = ".class_stats_cache"
-_VERSION = 1
+_VERSION = 2
 
 _in_memory: dict[tuple, AnnotationSummary] = {}
 
@@ -45,9 +45,7 @@ def annotation_summary(path: str) -> AnnotationSummary:
     Raises:
         FileNotFoundError, AnnotationFileError: see ``annotation_file.summarize``.
     """
-    local_path = os.path.abspath(PathManager.get_local_path(path))
-    if not os.path.isfile(local_path):
-        raise FileNotFoundError(f"Annotation file '{path}' does not exist.")
+    local_path = os.path.abspath(local_file(path))
     status = os.stat(local_path)
     key = (local_path, status.st_size, status.st_mtime_ns)
     if key not in _in_memory:

@@ -18,6 +18,7 @@ import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError
 from balms_det.data.masks import segmentation_to_rle
+from balms_det.data.rle import runs_fit
 from balms_det.evaluation.truth_file import (
     TruthAnnotation,
     TruthCategory,
@@ -107,8 +108,7 @@ def read_ground_truth(source: Any, masks: bool) -> GroundTruth:
 
 
 def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
-    images = sorted(content.images, key=lambda image: image.id)
-    categories = sorted(content.categories, key=lambda category: category.id)
+    images, categories = content.images, content.categories
     rank = {category.id: k for k, category in enumerate(categories)}
     federated = _is_federated(name, images, categories)
     image = _ranks(name, content.annotations, "image", [i.id for i in images])
@@ -116,6 +116,9 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
     area = _numbers(content.annotations, "area")
     kept = np.flatnonzero((area > 0) & (area < np.inf))
     annotations = [content.annotations[m] for m in kept.tolist()]
+    box = _boxes(annotations)
+    _refuse(name, content.annotations, np.isnan(area), "an area that is no number")
+    _refuse(name, annotations, ~np.isfinite(box).all(1), "a bbox that is not finite")
     sizes = [(i.height, i.width) for i in images]
     return GroundTruth(
         source=name,
@@ -129,7 +132,7 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
         frequency=[c.frequency for c in categories],
         image=image[kept],
         category=category[kept],
-        box=_boxes(annotations),
+        box=box,
         area=area[kept],
         ignore=np.array(
             [bool(a.ignore) or (bool(a.iscrowd) and not federated) for a in annotations], bool
@@ -146,6 +149,12 @@ def _numbers(annotations: list[TruthAnnotation], name: str) -> np.ndarray:
 def _boxes(annotations: list[TruthAnnotation]) -> np.ndarray:
     values = itertools.chain.from_iterable(map(operator.attrgetter("bbox"), annotations))
     return np.fromiter(values, np.float64, 4 * len(annotations)).reshape(-1, 4)
+
+
+def _refuse(name: str, annotations: list[TruthAnnotation], bad: np.ndarray, what: str) -> None:
+    if bad.any():
+        wrong = annotations[int(bad.argmax())]
+        raise AnnotationFileError(f"{name}: annotation {wrong.id!r} has {what}.")
 
 
 def _is_federated(name: str, images: list[TruthImage], categories: list[TruthCategory]) -> bool:
@@ -191,6 +200,11 @@ def _masks(name: str, annotations: list, image: np.ndarray, sizes: list) -> list
             raise AnnotationFileError(
                 f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
             ) from error
+    rles = [m for m, mask in enumerate(masks) if isinstance(mask.segmentation, dict)]
+    fit = runs_fit([masks[m].segmentation for m in rles])
+    broken = np.zeros(len(masks), bool)
+    broken[rles] = ~fit
+    _refuse(name, annotations, broken, "a broken segmentation: its runs do not add up to its size")
     return masks
 
 

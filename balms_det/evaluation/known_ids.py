@@ -10,19 +10,25 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
+from balms_det.data.annotation_json import (
+    AnnotationFileError,
+    Id,
+    Side,
+    read_annotation_json,
+)
+from balms_det.data.entry_ids import sorted_by_id
 
 _TABLE_SIZE = 1 << 24  # ids of COCO and LVIS are below a million
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    height: int
-    width: int
+    id: Id | str
+    height: Side
+    width: Side
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
+    id: Id
 
 
 class _File(msgspec.Struct):
@@ -60,17 +66,19 @@ class KnownIds:
 
         Raises:
             FileNotFoundError: no such file.
-            AnnotationFileError: it is not in LVIS or COCO format.
+            AnnotationFileError: it is not in LVIS or COCO format, or an id is there twice.
         """
         if not hasattr(gt, "image_ids"):
-            return cls._of_file(_read(gt))
+            name = str(gt) if isinstance(gt, (str, os.PathLike)) else "ground truth"
+            return cls._of_file(name, _read(gt))
         return cls._of(gt.image_ids, gt.sizes, gt.category_ids)
 
     @classmethod
-    def _of_file(cls, content: _File) -> KnownIds:
-        images = sorted(content.images, key=lambda image: image.id)
+    def _of_file(cls, name: str, content: _File) -> KnownIds:
+        images = sorted_by_id(name, "images", content.images)
+        categories = sorted_by_id(name, "categories", content.categories)
         sizes = [(image.height, image.width) for image in images]
-        return cls._of([i.id for i in images], sizes, sorted(c.id for c in content.categories))
+        return cls._of([i.id for i in images], sizes, [c.id for c in categories])
 
     @classmethod
     def _of(cls, image_ids: list, sizes: list, category_ids: list) -> KnownIds:

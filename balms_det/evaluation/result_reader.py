@@ -13,9 +13,10 @@ from pycocotools import mask as mask_api
 
 from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_columns import Columns, Problem
-from balms_det.evaluation.sound_columns import read_ids, sound_columns
+from balms_det.evaluation.sound_columns import finite_boxes, read_ids, sound_columns
 
 _MISSING = object()
+_MAX_SIDE = 2**31
 _EMPTY_RLE = {"size": (0, 0), "counts": ""}
 
 
@@ -93,7 +94,7 @@ class _ChunkReader:
         self.report("has a bbox that is not a list of 4 numbers", ~fits, values)
         flat = itertools.chain.from_iterable(_only(fits, values, (0, 0, 0, 0)))
         box = np.fromiter(flat, np.float64, 4 * len(values)).reshape(-1, 4)
-        self.report("has a bbox that is not finite", ~np.isfinite(box).all(1), values)
+        self.report("has a bbox that is not finite", ~finite_boxes(box), values)
         self.report("has a bbox of negative size", (box[:, 2:] < 0).any(1), values)
         return box
 
@@ -127,7 +128,10 @@ def _only(fits: np.ndarray, values: list, other: Any) -> list:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real)
+    try:
+        return isinstance(value, numbers.Real) and isinstance(float(value), float)
+    except OverflowError:  # json has whole numbers without end
+        return False
 
 
 def _is_box(value: Any) -> bool:
@@ -145,6 +149,7 @@ def _is_rle(value: Any) -> bool:
         and isinstance(value.get("size"), (list, tuple))
         and len(value["size"]) == 2
         and all(isinstance(side, numbers.Integral) for side in value["size"])
+        and max(map(abs, value["size"])) < _MAX_SIDE
     )
 
 

@@ -45,6 +45,12 @@ def read_ids(entries: Sequence[dict]) -> list | None:
         return None
 
 
+def finite_boxes(box: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the numbers of boxes (N, 4), and their areas, are finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(box).all(1) & np.isfinite(box[:, 2] * box[:, 3])
+
+
 def _ranks(entries: Sequence, key: str, rank: dict, table: np.ndarray | None) -> np.ndarray:
     ids = list(map(operator.itemgetter(key), entries))
     if table is not None:
@@ -68,7 +74,7 @@ def _boxes(entries: Sequence) -> np.ndarray:
     if not set(map(len, values)) <= {4}:
         raise ValueError("a box without 4 numbers")
     box = _numbers(itertools.chain.from_iterable(values), 4 * len(values)).reshape(-1, 4)
-    if not np.isfinite(box).all() or (box[:, 2:] < 0).any():
+    if not finite_boxes(box).all() or (box[:, 2:] < 0).any():
         raise ValueError("a box that is none")
     return box
 

@@ -13,7 +13,7 @@ from balms_det.losses.base import (
     full_precision,
 )
 from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
-from balms_det.losses.build import build_box_loss, keyword_arguments
+from balms_det.losses.build import build_box_loss
 from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (
@@ -37,6 +37,7 @@ from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
 from balms_det.losses.gumbel import GumbelLoss
 from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
+from balms_det.losses.keywords import keyword_arguments
 from balms_det.losses.ldam import LDAMLoss
 from balms_det.losses.logit_adjustment import LogitAdjustedLoss
 from balms_det.losses.mean_score import LOCELoss

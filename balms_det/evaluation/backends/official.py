@@ -15,12 +15,12 @@ from collections import defaultdict
 
 import numpy as np
 
+from balms_det.data.rle import rle_pixels
 from balms_det.evaluation.boundary import rle_boundary
 from balms_det.evaluation.detections import Detections, broken_mask
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_package import import_lvis
 from balms_det.evaluation.lvis_result import Curves
-from balms_det.evaluation.rle import rle_pixels
 
 
 class _NonEmptyPairs:
