@@ -124,17 +124,13 @@ class RoIPool:
         """What ``loss`` reads of the RoIs beside their labels (``balms_det.losses.ROI_FIELDS``)."""
         if not isinstance(loss, ContextLoss):
             return {}
-        known = {
-            "object_ids": lambda: self._objects[index],
-            "all_classes": lambda: self._all(index),
-        }
-        return {name: known[name]().to(self.device) for name in loss.reads}
+        read = {"object_ids": self._object_ids, "all_classes": self._all_classes}
+        return {name: read[name](index).to(self.device) for name in loss.reads}
 
-    @cached_property
-    def _objects(self) -> Tensor:
-        return torch.as_tensor(self.table.objects).long()
+    def _object_ids(self, index: Tensor) -> Tensor:
+        return torch.as_tensor(self.table.objects)[index].long()
 
-    def _all(self, index: Tensor) -> Tensor:
+    def _all_classes(self, index: Tensor) -> Tensor:
         return torch.as_tensor(self.table.all_classes(index))
 
     @cached_property

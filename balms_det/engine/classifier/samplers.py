@@ -71,7 +71,8 @@ class RoISampler(ABC):
         return False
 
     def set_rates(self, rates: Tensor) -> None:
-        """Draw by these class rates, (K,), from the next block on."""
+        """Draw by these class rates, (K,), from the next block on; nothing where none are taken."""
+        return
 
     def state_dict(self) -> dict:
         return {"position": self.position, "seed": self.seed}
@@ -254,7 +255,7 @@ class ClassBalancedSampler(ClassSampler):
 
 @ROI_SAMPLER_REGISTRY.register()
 class MetaRateSampler(ClassSampler):
-    """Classes by rates that a meta learner sets (BALMS, NeurIPS 2020, section 3.2); at first alike."""
+    """Classes by rates that a meta learner sets (BALMS, NeurIPS 2020, section 3.2)."""
 
     def __init__(self, pool: RoIPool, **kwargs):
         super().__init__(pool, **kwargs)

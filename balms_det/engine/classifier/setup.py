@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.engine.classifier.methods import Method, build_method
+from balms_det.engine.feature_cache import FeatureCache
 from balms_det.engine.setup import load_cfg
 from balms_det.engine.trainer import LongTailTrainer, load_weights
 from balms_det.files import write_atomically
@@ -86,16 +84,22 @@ class Recipe:
     config_file: str
     opts: tuple[str, ...]
 
-    def load(self, *more: str) -> CfgNode:
-        """The frozen config, with ``more`` pairs merged last."""
-        return load_cfg(self.config_file, [*self.opts, *more])
+    def load(self) -> CfgNode:
+        """The frozen config; its datasets are registered."""
+        return load_cfg(self.config_file, list(self.opts))
+
+    def run(self, cache: FeatureCache, seed: int, out: str | Path) -> Recipe:
+        """That of one training: the cache's weights, if no others are named, seed and folder."""
+        weights = () if "MODEL.WEIGHTS" in self.opts else ("MODEL.WEIGHTS", weights_of(cache))
+        opts = (*self.opts, *weights, "SEED", str(seed), "OUTPUT_DIR", str(out))
+        return Recipe(self.config_file, opts)
 
 
-def make_recipe(manifest: Any, config_file: str, choices: Choices, out: Path) -> Recipe:
+def make_recipe(cache: FeatureCache, config_file: str, choices: Choices, out: Path) -> Recipe:
     """How to train from a cache.
 
     Args:
-        manifest: of the cache.
+        cache: of the detector.
         config_file: of stage 2; empty for the detector's own config, which is then written to
             ``out`` as ``detector.yaml``.
         choices: what the command line says.
@@ -103,11 +107,16 @@ def make_recipe(manifest: Any, config_file: str, choices: Choices, out: Path) ->
     """
     if not config_file:
         config_file = str(Path(out) / "detector.yaml")
-        write_atomically(config_file, manifest.config)
-    stage1 = CfgNode.load_cfg(manifest.config)
+        write_atomically(config_file, cache.manifest.config)
+    stage1 = CfgNode.load_cfg(cache.manifest.config)
     rois_per_image = stage1.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
-    opts = ["MODEL.DECOUPLED.ENABLED", "True", "MODEL.WEIGHTS", stage1.MODEL.WEIGHTS]
-    return Recipe(config_file, (*opts, *choices.as_opts(rois_per_image)))
+    opts = choices.as_opts(rois_per_image)
+    return Recipe(config_file, ("MODEL.DECOUPLED.ENABLED", "True", *opts))
+
+
+def weights_of(cache: FeatureCache) -> str:
+    """The checkpoint that a cache was made with."""
+    return CfgNode.load_cfg(cache.manifest.config).MODEL.WEIGHTS
 
 
 @dataclass
@@ -129,7 +138,7 @@ class Trainee:
         self.model.eval()
 
 
-def build_trainee(cfg: CfgNode, manifest: Any) -> Trainee:
+def build_trainee(cfg: CfgNode, cache: FeatureCache) -> Trainee:
     """The model of a config with the weights that the cache was made with, as stage 2 starts it.
 
     Raises:
@@ -137,7 +146,7 @@ def build_trainee(cfg: CfgNode, manifest: Any) -> Trainee:
             to be trained; and what the parts raise for unknown names and wrong arguments.
         FileNotFoundError: no weights.
     """
-    check_config(cfg, manifest)
+    check_config(cfg, cache)
     method = build_method(cfg)
     seed_all_rng(max(cfg.SEED, 0))
     model = LongTailTrainer.build_model(cfg).train()
@@ -145,10 +154,10 @@ def build_trainee(cfg: CfgNode, manifest: Any) -> Trainee:
     fresh = [_copy(predictor.cls_score) for predictor in predictors]
     load_weights(cfg, model)
     width = predictors[0].cls_score.in_features
-    if width != manifest.feature_dim or len(predictors) != manifest.num_stages:
+    if width != cache.manifest.feature_dim or len(predictors) != cache.manifest.num_stages:
         raise ValueError(
-            f"the cache is of {manifest.num_stages} box heads with {manifest.feature_dim} features,"
-            f" the model of {len(predictors)} with {width}: it is another model"
+            f"{cache.folder}: the cache is of {cache.manifest.num_stages} box heads with "
+            f"{cache.manifest.feature_dim} features, the model has {len(predictors)} with {width}"
         )
     for predictor, start in zip(predictors, fresh):
         method.prepare(predictor, start)
@@ -159,11 +168,11 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def check_config(cfg: CfgNode, manifest: Any) -> None:
-    """Raise ValueError unless a config trains the classifier alone, of the cache's model and data.
+def check_config(cfg: CfgNode, cache: FeatureCache) -> None:
+    """Whether a config trains the classifier alone, of the cache's model and on its data.
 
     Raises:
-        ValueError: see above.
+        ValueError: it does not.
         FileNotFoundError: ``MODEL.WEIGHTS`` is no file.
     """
     trained = list(cfg.MODEL.DECOUPLED.TRAIN_ONLY)
@@ -174,30 +183,15 @@ def check_config(cfg: CfgNode, manifest: Any) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED:
         raise ValueError("training from a cache is in full precision: set SOLVER.AMP.ENABLED False")
-    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if classes != manifest.num_classes:
-        raise ValueError(f"the cache has {manifest.num_classes} classes, the config {classes}")
-    own, cached = build_class_stats(cfg), manifest.class_stats()
+    if not Path(cfg.MODEL.WEIGHTS).is_file():
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}; it must be the checkpoint "
+            "that the cache was made with"
+        )
+    cache.check_matches(cfg)
+    own, cached = build_class_stats(cfg), cache.manifest.class_stats()
     if list(own.instance_count) != list(cached.instance_count):
         raise ValueError(
-            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has other counts than the data of the "
-            "cache: it is another dataset, or was changed since"
+            f"{cache.folder}: DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has other counts than the "
+            "data of the cache: it is another dataset, or was changed since"
         )
-    if own.names and cached.names and own.names != cached.names:
-        raise ValueError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has other classes' names")
-    weights = Path(cfg.MODEL.WEIGHTS)
-    if not weights.is_file():
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS: there is no file {str(weights)!r}; it must be the checkpoint that the "
-            "cache was made with"
-        )
-    status = weights.stat()
-    if file_sha256(str(weights), status.st_size, status.st_mtime_ns) != manifest.weights_sha256:
-        raise ValueError(f"{weights} is another checkpoint than the one the cache was made with")
-
-
-@functools.cache
-def file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    """Digest of a file; size and time of its last change say whether it is known already."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
