@@ -146,7 +146,7 @@ def run_job(job: Job) -> dict:
     metrics = {name: defined(outcome.metrics[name]) for name in METRICS}
     result = {"inputs": inputs, "seconds": outcome.seconds, **metrics, "losses": outcome.losses}
     write_atomically(path, json.dumps(result))
-    return result
+    return json.loads(path.read_text())
 
 
 def _inputs(job: Job, config: str) -> str:
