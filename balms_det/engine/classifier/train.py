@@ -102,6 +102,12 @@ class ClassifierTrainer:
         self.meta_step, self.rate_period = meta_step, rate_period
         self._scheduled = scheduled_losses(nn.ModuleList(stage.predictor for stage in stages))
         self.losses: list[tuple[int, float]] = []
+        device = self.stages[0].pool.device
+        # What losses draw from. torch.manual_seed seeds all generators, at the cost of a small step.
+        cuda = device.type == "cuda"
+        self._generator = (
+            torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
+        )
 
     def train(self) -> None:
         """Run to the end.
@@ -116,7 +122,7 @@ class ClassifierTrainer:
 
     def step(self) -> Tensor:
         """One step; the sum of the stages' losses, without graph."""
-        torch.manual_seed(derived_seed("cached step", self.seed, self.iter))
+        self._generator.manual_seed(derived_seed("cached step", self.seed, self.iter))
         for loss in self._scheduled:
             loss.set_progress(self.iter / self.max_iter)
         loss = self._plain_step() if self.meta_step is None else self._meta_step()
