@@ -43,6 +43,7 @@ class KnownIds:
     Attributes:
         image_ids: image ids.
         sizes: (images, 2) int64, height and width in pixels.
+        size_lists: the same, [height, width] of each.
         category_ids: category ids.
         image_rank: image id to rank.
         category_rank: category id to rank.
@@ -53,6 +54,7 @@ class KnownIds:
 
     image_ids: list
     sizes: np.ndarray
+    size_lists: list[list[int]]
     category_ids: list
     image_rank: dict
     category_rank: dict
@@ -85,7 +87,7 @@ class KnownIds:
         ranks = ({i: n for n, i in enumerate(ids)} for ids in (image_ids, category_ids))
         tables = (_table(ids) for ids in (image_ids, category_ids))
         sizes = np.array(sizes, np.int64).reshape(-1, 2)
-        return cls(image_ids, sizes, category_ids, *ranks, *tables)
+        return cls(image_ids, sizes, sizes.tolist(), category_ids, *ranks, *tables)
 
 
 def _table(ids: list) -> np.ndarray | None:

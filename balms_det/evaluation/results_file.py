@@ -92,7 +92,7 @@ def find_problems(
     keeps, as the official package does: a detector can find a box without area twice.
     """
     known, problems, offset = KnownIds.of(gt), {}, 0
-    builder = ColumnsBuilder(box="bbox" in keys, masks="segmentation" in keys)
+    builder = ColumnsBuilder(known, keys)
     for chunk in result_chunks(results):
         builder.add(read_columns(chunk, offset, known, keys, problems))
         offset += len(chunk)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.mask_column import MaskColumn
 from balms_det.evaluation.result_columns import Columns
 
 _FAULTS = (LookupError, TypeError, ValueError, OverflowError, struct.error)
@@ -28,7 +29,7 @@ def sound_columns(
         category = _ranks(entries, "category_id", known.category_rank, known.category_table)
         score = _numbers(map(operator.itemgetter("score"), entries), len(entries))
         box = _boxes(entries) if "bbox" in keys else None
-        masks = _masks(entries, known.sizes[image]) if "segmentation" in keys else None
+        masks = _masks(entries, image, known) if "segmentation" in keys else None
     except _FAULTS:
         return None
     if not np.isfinite(score).all():
@@ -79,13 +80,13 @@ def _boxes(entries: Sequence) -> np.ndarray:
     return box
 
 
-def _masks(entries: Sequence, sizes: np.ndarray) -> list[dict]:
+def _masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> MaskColumn:
     values = list(map(operator.itemgetter("segmentation"), entries))
     own = list(map(operator.itemgetter("size"), values))
-    counts = set(map(type, map(operator.itemgetter("counts"), values)))
-    if not set(map(len, own)) <= {2} or not counts <= {str, bytes}:
+    counts = list(map(operator.itemgetter("counts"), values))
+    if not set(map(len, own)) <= {2} or not set(map(type, counts)) <= {str, bytes}:
         raise ValueError("no compressed RLE")
     packed = struct.pack(f"{2 * len(own)}q", *itertools.chain.from_iterable(own))
-    if (np.frombuffer(packed, np.int64).reshape(-1, 2) != sizes).any():
+    if (np.frombuffer(packed, np.int64).reshape(-1, 2) != known.sizes[image]).any():
         raise ValueError("a mask of another size")
-    return values
+    return MaskColumn(counts, image, known.size_lists)

@@ -71,7 +71,8 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
         area=_areas(truth),
         segmentation=None if truth.masks is None else [mask.as_written() for mask in truth.masks],
     )
-    results = dataset.load_res(_rows(detections), segmentation=detections.masks)
+    masks = None if detections.masks is None else detections.masks[:]
+    results = dataset.load_res(_rows(detections), segmentation=masks)
     evaluator = hotcoco.COCOeval(
         dataset, results.cap_detections_per_image(None), iou_type, lvis_style=True
     )
