@@ -6,6 +6,7 @@ The golden files hold one setting of most losses. Value, gradient and state over
 from types import SimpleNamespace
 
 import dense_formulas as dense
+import dense_softmax_formulas as dense_softmax
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ CASES = {
         [{"gamma": 5.0, "mu": 0.3, "alpha": 1.5, "initial_pos_neg": 0.6, "eps": 1e-3}],
     ),
     "SeesawLoss": (
-        dense.seesaw,
+        dense_softmax.seesaw,
         [{"p": 0.3, "q": 1.2, "eps": 0.2}, {"p": 1.5, "q": 3.0, "eps": 1e-4}],
     ),
     "FederatedLoss": (
@@ -40,7 +41,7 @@ CASES = {
         ],
     ),
     "BAGSLoss": (
-        dense.bags,
+        dense_softmax.bags,
         [
             {"others_sample_ratio": 0.4, "bin_edges": [5, 50], "counts": "image"},
             {"others_sample_ratio": 3.7, "bin_edges": [4, 41, 500, 10_000], "counts": "instance"},
@@ -57,7 +58,7 @@ CASES = {
             }
         ],
     ),
-    "LOCELoss": (dense.loce, [{"alpha": 0.6, "bg_score": 0.2, "init_score": 0.05}]),
+    "LOCELoss": (dense_softmax.loce, [{"alpha": 0.6, "bg_score": 0.2, "init_score": 0.05}]),
     "FCBLLoss": (
         dense.fcbl,
         [
@@ -82,11 +83,14 @@ CASES = {
         dense.gumbel_drop,
         [{**GUMBEL, "lambda_": 0.2}, {"lambda_": 0.6, "clamp_min": -6.0, "clamp_max": 3.0}],
     ),
-    "PCBLoss": (dense.pcb, [PCB]),
-    "PCBSeesawLoss": (dense.pcb_seesaw, [{**PCB, "p": 0.5, "q": 1.0, "eps": 0.05}]),
-    "PCBEQLv2Loss": (dense.pcb_eqlv2, [{**PCB, "gamma": 4.0, "mu": 0.2, "alpha_eqlv2": 2.5}]),
+    "PCBLoss": (dense_softmax.pcb, [PCB]),
+    "PCBSeesawLoss": (dense_softmax.pcb_seesaw, [{**PCB, "p": 0.5, "q": 1.0, "eps": 0.05}]),
+    "PCBEQLv2Loss": (
+        dense_softmax.pcb_eqlv2,
+        [{**PCB, "gamma": 4.0, "mu": 0.2, "alpha_eqlv2": 2.5}],
+    ),
     "BalancedSoftmaxLoss": (
-        dense.balanced_softmax,
+        dense_softmax.balanced_softmax,
         [{"tau": 0.7, "counts": "instance"}, {"tau": 1.3, "counts": "image"}],
     ),
     "BalancedSigmoidLoss": (
@@ -94,9 +98,9 @@ CASES = {
         [{"tau": 0.7, "counts": "instance"}, {"tau": 1.3, "counts": "image"}],
     ),
     "FocalLoss": (dense.focal, [{"gamma": 1.3, "alpha": 0.6}]),
-    "LDAMLoss": (dense.ldam, [{"max_m": 0.8, "scale": 12.0, "counts": "image"}]),
-    "CircleLoss": (dense.circle, [{"margin": 0.4, "gamma": 8.0}]),
-    "ZLoss": (dense.z_loss, [{"a": 2.3, "b": 1.1}]),
+    "LDAMLoss": (dense_softmax.ldam, [{"max_m": 0.8, "scale": 12.0, "counts": "image"}]),
+    "CircleLoss": (dense_softmax.circle, [{"margin": 0.4, "gamma": 8.0}]),
+    "ZLoss": (dense_softmax.z_loss, [{"a": 2.3, "b": 1.1}]),
 }
 PARAMETERS = [
     pytest.param(name, formula, arguments, id=f"{name}-{number}")
