@@ -56,7 +56,8 @@ def move_confusion_(
     """
     rois = class_sums(gt_classes, len(matrix) + 1)[0, :-1]
     seen = rois > 0
-    matrix.mul_(torch.where(seen, momentum, 1.0).to(matrix.dtype).unsqueeze(1))
+    # Not torch.where of two numbers, whose result is float32.
+    matrix.mul_(1 - (1 - momentum) * seen.double().unsqueeze(1))
     add_confusion_(matrix, class_scores, gt_classes, (1 - momentum) / rois.clamp(min=1))
     if normalise:
         matrix /= torch.where(seen, matrix.sum(dim=1), 1.0).unsqueeze(1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Elements that are worked on at a time on a CPU: 320 kB of float32, so that a few buffers stay in
@@ -77,6 +78,42 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
             torch.ops.aten._log_softmax_backward_data.out(upstream, block, 1, block.dtype, out=out)
             upstream.scatter_(1, label, 0.0)
         return grad_logits, None, None
+
+
+#: From (N, L) logits and (N,) labels to other logits, new, and the factors of their gradients.
+Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def transformed_cross_entropy(logits: Tensor, gt_classes: Tensor, transform: Transform) -> Tensor:
+    """Cross-entropy of ``transform(logits, gt_classes)``, (R,), which can be differentiated once.
+
+    Args:
+        logits: (R, L).
+        gt_classes: (R,) in [0, L).
+        transform: called on as many rows at a time as are worked on, without gradient; what it says
+            of gradients is between a logit and the one that it becomes.
+    """
+    return _TransformedCrossEntropy.apply(logits, gt_classes, transform)
+
+
+class _TransformedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, transform: Transform) -> Tensor:
+        own, slopes = logits.new_empty(len(logits), 1), torch.empty_like(logits)
+        label = gt_classes.unsqueeze(1)
+        for rows in row_blocks(logits):
+            values, factors = transform(logits[rows], gt_classes[rows])
+            log_prob = torch.log_softmax(values, dim=1)
+            own[rows] = log_prob.gather(1, label[rows])
+            slope = torch.exp(log_prob, out=slopes[rows])
+            slope.scatter_(1, label[rows], torch.expm1(own[rows])).mul_(factors)
+        ctx.save_for_backward(slopes)
+        return -own.squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None
 
 
 def softplus_values(values: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from balms_det.losses.binary_terms import OutputTerm, binary_terms_per_roi
 GRADIENT_FLOOR = 1e-12
 LOWEST = -math.log(80)  # p = exp(-80) is nothing beside 1, and float32 still holds it
 TINY = 1e-30
+LONGEST = 100.0  # where PyTorch's binary cross-entropy of probabilities cuts off
 
 
 def gumbel_scores(logits: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class GumbelActivation:
 
     The authors take it from the probability, where PyTorch divides the gradient by
     ``max(p (1 - p), 1e-12)``: on a label's logit below about -3.3 it fades, by 1e-12 at -3.9. That
-    is what their figures were made with.
+    is what their figures were made with. A label's loss is 100 at most there, at -4.6.
 
     Args:
         low, high: logits are clamped to this range; outside of it there is no gradient.
@@ -73,7 +74,7 @@ class GumbelActivation:
         torch.mul(rate, inside, out=slope).neg_()
         score = rate.neg().exp_()
         self._fade(slope, score, _one_minus(score, rate))
-        return rate
+        return rate if self.exact_gradient else rate.clamp_(max=LONGEST)
 
     def _fade(self, slope: Tensor, score: Tensor, rest: Tensor) -> None:
         """Make the slope that of the authors' code; uses up ``score``."""

@@ -27,6 +27,25 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def join_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The (R_k, ...) rows of all ranks one after the other, and where those of this rank start.
+
+    The numbers of rows may differ between ranks; with several, the host waits for them.
+    """
+    if num_ranks() == 1:
+        return rows, 0
+    own = torch.tensor([len(rows)], device=rows.device)
+    lengths = [torch.empty_like(own) for _ in range(num_ranks())]
+    dist.all_gather(lengths, own)
+    lengths = torch.cat(lengths).tolist()
+    padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    joined = torch.cat([part[:length] for part, length in zip(gathered, lengths)])
+    return joined, sum(lengths[: dist.get_rank()])
+
+
 @torch.no_grad()
 def class_sums(gt_classes: Tensor, rows: int, *values: Tensor) -> Tensor:
     """Sums over the RoIs of each label and over all ranks, (1 + len(values), rows) float64.
