@@ -22,7 +22,7 @@ from torch import nn
 from balms_det.data.class_stats import ClassStats
 from balms_det.data.fractal import dataset_fractal_dimensions
 from balms_det.engine.roi_cache import RoICache, calibrated_scores, detections, record_rois
-from balms_det.evaluation.box_ap import METRICS, as_results, box_ap, lvis_ground_truth
+from balms_det.evaluation.box_ap import METRICS, BoxTruth, box_ap, lvis_ground_truth
 from balms_det.modeling.calibration import (
     Calibration,
     LogitStatistics,
@@ -99,7 +99,7 @@ class StrengthSearch:
         self.heads = [head_of(predictor, i) for i, predictor in enumerate(self.predictors)]
         groups = class_stats.frequency_groups()
         dicts = choose_images(DatasetCatalog.get(dataset_name), groups, num_images)
-        self.ground_truth = lvis_ground_truth(dataset_name, dicts, groups)
+        self.ground_truth = BoxTruth(lvis_ground_truth(dataset_name, dicts, groups))
         self.cache = RoICache(Path(folder))
         logger.info("Recording the regions of %d images of '%s'", len(dicts), dataset_name)
         mapper = DatasetMapper(cfg, is_train=False)
@@ -166,9 +166,7 @@ class StrengthSearch:
                 own.append((rois.image_id, *(column.cpu().numpy() for column in columns)))
         evaluated = []
         for trial, own in zip(trials, results):
-            # Dicts take far more memory than arrays: they are made for one trial at a time.
-            dicts = [result for image in own for result in as_results(*image)]
-            metrics = box_ap(self.ground_truth, dicts)
+            metrics = box_ap(self.ground_truth, own)
             evaluated.append(Trial(trial.name, trial.strength, trial.arguments, metrics))
             shown = "  ".join(f"{metric} {metrics[metric]:.2f}" for metric in METRICS)
             logger.info("%s at strength %g: box %s", trial.name, trial.strength, shown)

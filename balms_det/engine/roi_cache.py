@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from balms_det.modeling.calibration import Calibration, box_predictors
+from balms_det.modeling.fast_inference import fast_rcnn_inference
 
 
 @dataclass(frozen=True)
