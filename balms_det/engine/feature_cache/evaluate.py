@@ -26,7 +26,7 @@ from balms_det.engine.feature_cache.layout import (
 from balms_det.engine.feature_cache.reader import FeatureCache
 from balms_det.engine.feature_cache.settings import dataset_source
 from balms_det.engine.roi_cache import RoIs, calibrated_scores, detections
-from balms_det.evaluation.box_ap import as_results, box_ap, lvis_ground_truth
+from balms_det.evaluation.box_ap import BoxTruth, box_ap, lvis_ground_truth
 from balms_det.modeling.calibration import Calibration
 
 Predictors = Sequence[FastRCNNOutputLayers]
@@ -54,7 +54,7 @@ class CachedEvaluation:
             )
         dicts = list(DatasetCatalog.get(source.name))[: cache.manifest.num_images]
         groups = cache.manifest.class_stats().frequency_groups()
-        self.ground_truth = lvis_ground_truth(source.name, dicts, groups)
+        self.ground_truth = BoxTruth(lvis_ground_truth(source.name, dicts, groups))
 
     @torch.no_grad()
     def box_ap(
@@ -66,10 +66,10 @@ class CachedEvaluation:
             predictors: the detector's box predictors, one a stage, with the classifiers to judge.
             calibrations: one a predictor; None for plain scores.
         """
-        results: list[dict] = []
+        results = []
         for image_id, found in self.detections(predictors, calibrations):
             columns = (found.pred_boxes.tensor, found.scores, found.pred_classes)
-            results += as_results(image_id, *(values.cpu().numpy() for values in columns))
+            results.append((image_id, *(values.cpu().numpy() for values in columns)))
         return box_ap(self.ground_truth, results)
 
     @torch.no_grad()
