@@ -68,6 +68,7 @@ def _settings(stats: ClassStats, num_images: int) -> Settings:
         model_sha256="generated",
         datasets=(Source(name="lvis_v1_train", sha256="generated"),),
         num_images=num_images,
+        images_sha256="generated",
         num_classes=stats.num_classes,
         class_names=stats.names,
         views=1,
@@ -173,16 +174,17 @@ def measure_reading(folder: Path) -> None:
     table = cache.stage(0)
     assert len(table.gt_classes) == len(table)
     print(f"open, sizes only, labels in memory: {time.perf_counter() - start:.2f} s")
-    memory = anonymous_memory()
+    memory = [anonymous_memory()]
     for name, prepare in (("cold", drop_from_memory), ("warm", read_into_memory)):
         prepare(cache)
         passed, worked = gather_seconds(table, GATHERED[name], seed=GATHERED[name])
+        memory.append(anonymous_memory())
         print(
             f"gather {BATCH} RoIs, {name}: {1000 * passed:.2f} ms, {BATCH / passed:,.0f} RoIs/s; "
             f"of the processor {1000 * worked:.2f} ms"
         )
-    growth = anonymous_memory() - memory
-    print(f"memory: {memory:.0f} MiB with the labels, {growth:+.1f} MiB after all batches")
+    told = ", ".join(f"{size:.0f}" for size in memory)
+    print(f"memory before, after the cold and after the warm batches: {told} MiB")
 
 
 def print_arithmetic(dim: int, bytes_per_second: float) -> None:
