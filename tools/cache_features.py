@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
         help=f"background RoIs an image, -1 for all (default: {defaults.background})",
     )
     parser.add_argument("--dtype", choices=tuple(DTYPES), default=defaults.dtype)
-    parser.add_argument("--shard-images", type=int, default=defaults.shard_images)
+    parser.add_argument("--shard-images", type=int, default=0, help="default: 500, or 100 for eval")
     return parser.parse_args()
 
 

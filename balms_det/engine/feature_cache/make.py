@@ -10,6 +10,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
+from torch import nn
 
 from balms_det.engine.feature_cache.disk import check_room, readable
 from balms_det.engine.feature_cache.examples import Span, plan_shards
@@ -29,7 +30,14 @@ from balms_det.engine.feature_cache.shards import describe_shard, feature_dim
 logger = logging.getLogger(__name__)
 
 
-def cache_features(cfg: CfgNode, folder: str | Path, options: CacheOptions) -> None:
+def cache_features(
+    cfg: CfgNode,
+    folder: str | Path,
+    options: CacheOptions,
+    *,
+    records: Sequence[dict] | None = None,
+    model: nn.Module | None = None,
+) -> None:
     """Run the detector of ``cfg`` over a dataset and keep what its classifier reads.
 
     All ranks call it. Shards that the folder has already are kept, so that a call after one that
@@ -39,19 +47,21 @@ def cache_features(cfg: CfgNode, folder: str | Path, options: CacheOptions) -> N
         cfg: of the trained detector, ``MODEL.WEIGHTS`` included.
         folder: of the cache.
         options: what to cache.
+        records: dataset dicts of the images to cache; None for those of the options.
+        model: the detector, weights loaded; None to build it.
 
     Raises:
         FeatureCacheError: no room on the disk, or the folder has a cache of something else.
         ValueError, KeyError, FileNotFoundError: no weights, or no such dataset.
     """
     cfg, folder = with_dataset(cfg, options), Path(folder)
-    records = load_records(cfg, options)
+    records = load_records(cfg, options) if records is None else records
     if not records:
         raise ValueError("there is no image to cache")
-    settings = build_settings(cfg, options, len(records))
+    settings = build_settings(cfg, options, records)
     with contextlib.ExitStack() as stack:
         _together(_lock, stack, folder)
-        shards = _make_shards(cfg, settings, folder, records)
+        shards = _make_shards(cfg, settings, folder, records, model)
         if comm.is_main_process():
             _manifest(cfg, settings, folder, records, shards).write(folder)
             size = readable(sum(shard.bytes for shard in shards))
@@ -60,14 +70,18 @@ def cache_features(cfg: CfgNode, folder: str | Path, options: CacheOptions) -> N
 
 
 def _make_shards(
-    cfg: CfgNode, settings: Settings, folder: Path, records: list[dict]
+    cfg: CfgNode,
+    settings: Settings,
+    folder: Path,
+    records: Sequence[dict],
+    model: nn.Module | None,
 ) -> tuple[ShardEntry, ...]:
     """All shards, those that are there already and the others."""
     plan = plan_shards(len(records), settings.views, settings.shard_images)
     missing = _missing(folder, plan)
     entries = _together(_describe, folder, settings, [s for s in plan if s not in missing])
     if missing:
-        run = CacheRun(cfg, settings, folder, records)
+        run = CacheRun(cfg, settings, folder, records, model)
         _together(_check_room, run, missing)
         entries += _together(_write, run, missing)
     return tuple(sorted(entries, key=lambda entry: entry.name))
@@ -131,7 +145,7 @@ def _manifest(
     cfg: CfgNode,
     settings: Settings,
     folder: Path,
-    records: list[dict],
+    records: Sequence[dict],
     shards: tuple[ShardEntry, ...],
 ) -> Manifest:
     return Manifest(

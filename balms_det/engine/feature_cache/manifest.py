@@ -31,6 +31,7 @@ class Settings:
         model_sha256: of the part of the config that the features depend on.
         datasets: what the images are of.
         num_images: how many images.
+        images_sha256: of their ids.
         num_classes: K.
         class_names: K names, None where the dataset has none.
         views: passes over the images.
@@ -47,6 +48,7 @@ class Settings:
     model_sha256: str
     datasets: tuple[Source, ...]
     num_images: int
+    images_sha256: str
     num_classes: int
     class_names: tuple[str, ...] | None
     views: int

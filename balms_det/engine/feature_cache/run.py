@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from torch import nn
 from torch.utils.data import DataLoader
 
 from balms_det.data.randomness import derived_seed
@@ -32,14 +33,21 @@ class CacheRun:
         settings: of the cache.
         folder: of the cache.
         records: dataset dicts.
+        model: the detector; None to build it.
     """
 
-    def __init__(self, cfg: CfgNode, settings: Settings, folder: Path, records: list[dict]):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        settings: Settings,
+        folder: Path,
+        records: Sequence[dict],
+        model: nn.Module | None = None,
+    ):
         self.settings, self.folder = settings, folder
         self.workers = cfg.DATALOADER.NUM_WORKERS
         self.dataset = ExampleDataset(records, build_mapper(cfg, settings), settings.seed)
-        self.model = build_model(cfg)
-        load_weights(cfg, self.model)
+        self.model = _build(cfg) if model is None else model
         self.amp = cfg.SOLVER.AMP.ENABLED
 
     def bytes_an_example(self) -> float:
@@ -76,6 +84,12 @@ class CacheRun:
         if self.settings.purpose == EVAL:
             return RegionRecorder(self.model)
         return TrainingRecorder(self.model, self.settings.background, self.amp)
+
+
+def _build(cfg: CfgNode) -> nn.Module:
+    model = build_model(cfg)
+    load_weights(cfg, model)
+    return model
 
 
 def _as_is(example):

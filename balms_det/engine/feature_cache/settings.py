@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from balms_det.engine.feature_cache.layout import DTYPES, EVAL, TRAIN, FeatureCa
 from balms_det.engine.feature_cache.manifest import ClassCounts, Settings, Source
 from balms_det.engine.feature_cache.shards import file_sha256
 
+# A shard is in memory until it is written; an image of LVIS has a thousand RoIs for evaluation.
+SHARD_IMAGES = {TRAIN: 500, EVAL: 100}
+
 
 @dataclass(frozen=True)
 class CacheOptions:
@@ -30,7 +34,7 @@ class CacheOptions:
         views: passes with the training augmentation; 0 for one pass without, as in testing.
         background: background RoIs kept of an image in a pass, -1 for all.
         dtype: of features, "float16" or "float32".
-        shard_images: images of a shard.
+        shard_images: images of a shard; 0 for 500, or 100 in a cache for evaluation.
 
     Raises:
         ValueError: one of them is out of range.
@@ -42,7 +46,7 @@ class CacheOptions:
     views: int = 0
     background: int = 64
     dtype: str = "float16"
-    shard_images: int = 500
+    shard_images: int = 0
 
     def __post_init__(self) -> None:
         if self.purpose not in (TRAIN, EVAL):
@@ -51,7 +55,7 @@ class CacheOptions:
             raise ValueError(f"features are cached as {' or '.join(DTYPES)}, not {self.dtype!r}")
         if self.views and self.purpose == EVAL:
             raise ValueError("a cache for evaluation has no augmented views")
-        least = {"num_images": 0, "views": 0, "background": -1, "shard_images": 1}
+        least = {"num_images": 0, "views": 0, "background": -1, "shard_images": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
@@ -82,8 +86,8 @@ def load_records(cfg: CfgNode, options: CacheOptions) -> list[dict]:
     return list(records)[: options.num_images or None]
 
 
-def build_settings(cfg: CfgNode, options: CacheOptions, num_images: int) -> Settings:
-    """The settings of a cache; ``cfg`` is of :func:`with_dataset`.
+def build_settings(cfg: CfgNode, options: CacheOptions, records: Sequence[dict]) -> Settings:
+    """The settings of a cache of these dataset dicts; ``cfg`` is of :func:`with_dataset`.
 
     Raises:
         ValueError: ``MODEL.WEIGHTS`` is empty, or a dataset has other classes than the model.
@@ -95,7 +99,8 @@ def build_settings(cfg: CfgNode, options: CacheOptions, num_images: int) -> Sett
         weights_sha256=weights_sha256(cfg.MODEL.WEIGHTS),
         model_sha256=model_sha256(cfg),
         datasets=tuple(dataset_source(name) for name in names),
-        num_images=num_images,
+        num_images=len(records),
+        images_sha256=_sha256([record["image_id"] for record in records]),
         num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         class_names=_class_names(cfg, names),
         views=max(options.views, 1),
@@ -103,7 +108,7 @@ def build_settings(cfg: CfgNode, options: CacheOptions, num_images: int) -> Sett
         background=options.background if options.purpose == TRAIN else -1,
         seed=max(cfg.SEED, 0),
         dtype=options.dtype,
-        shard_images=options.shard_images,
+        shard_images=options.shard_images or SHARD_IMAGES[options.purpose],
     )
 
 
@@ -130,8 +135,11 @@ def dataset_source(name: str) -> Source:
     path = MetadataCatalog.get(name).get("json_file") if name in DatasetCatalog else None
     if path:
         return Source(name=name, sha256=file_sha256(Path(PathManager.get_local_path(path))))
-    content = msgspec.json.encode(DatasetCatalog.get(name), enc_hook=str)
-    return Source(name=name, sha256=hashlib.sha256(content).hexdigest())
+    return Source(name=name, sha256=_sha256(DatasetCatalog.get(name)))
+
+
+def _sha256(values: list) -> str:
+    return hashlib.sha256(msgspec.json.encode(values, enc_hook=str)).hexdigest()
 
 
 def class_counts(cfg: CfgNode) -> ClassCounts:

@@ -14,7 +14,7 @@ from balms_det.engine.feature_cache import (
     cache_features,
 )
 from balms_det.engine.feature_cache.evaluate import CachedEvaluation, cached_rois
-from balms_det.evaluation.box_ap import as_results, box_ap
+from balms_det.evaluation.box_ap import box_ap
 from balms_det.modeling.calibration import (
     Head,
     box_predictors,
@@ -58,7 +58,7 @@ def _detections(cfg, model):
 
 def _same(found, expected):
     assert [image_id for image_id, _ in found] == [image_id for image_id, _ in expected]
-    assert sum(len(instances) for _, instances in expected) > 20
+    assert sum(len(instances) for _, instances in expected) > 10
     for (_, one), (_, other) in zip(found, expected):
         assert len(one) == len(other)
         assert torch.equal(one.scores, other.scores)
@@ -66,10 +66,10 @@ def _same(found, expected):
         assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
 
 
-def _results(detections):
+def _found(detections):
     for image_id, found in detections:
         columns = (found.pred_boxes.tensor, found.scores, found.pred_classes)
-        yield from as_results(image_id, *(column.numpy() for column in columns))
+        yield (image_id, *(column.numpy() for column in columns))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -81,10 +81,8 @@ def test_same_detections_and_ap_as_the_detector(detector, tmp_path, name):
     expected = _detections(cfg, model)
     predictors = box_predictors(model)
     _same(list(evaluation.detections(predictors)), expected)
-    ap = evaluation.box_ap(predictors)
-    assert ap == pytest.approx(
-        box_ap(evaluation.ground_truth, list(_results(expected))), abs=0, nan_ok=True
-    )
+    ap = box_ap(evaluation.ground_truth, _found(expected))
+    assert evaluation.box_ap(predictors) == pytest.approx(ap, abs=0, rel=0, nan_ok=True)
 
 
 def test_calibrated_detections_are_the_detectors(detector, tmp_path):
@@ -115,7 +113,7 @@ def test_half_precision_moves_scores_little(detector, half):
             assert rois.logits[0].dtype == torch.float32
     found, expected = CachedEvaluation(cache).detections(predictors), _detections(cfg, model)
     for (_, one), (_, other) in zip(found, expected):
-        torch.testing.assert_close(one.scores, other.scores, atol=2e-3, rtol=0)
+        torch.testing.assert_close(one.scores, other.scores, atol=1e-2, rtol=0)
 
 
 def test_wrong_uses(detector, half, cached):

@@ -31,7 +31,7 @@ def _stage2(cfg, *options):
 def _examples(cfg, options=OPTIONS):
     cfg = with_dataset(cfg, options)
     records = load_records(cfg, options)
-    settings = build_settings(cfg, options, len(records))
+    settings = build_settings(cfg, options, records)
     return ExampleDataset(records, build_mapper(cfg, settings), settings.seed)
 
 
