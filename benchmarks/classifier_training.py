@@ -2,15 +2,18 @@
 
     python benchmarks/classifier_training.py [--rounds 5] [--size 800] [--images 2] [--threads 1]
 
-Two detectors: that of ``configs/quickstart`` on its own data (``make_icons.py`` first), with loading
-and augmentation, and a Mask R-CNN R50-FPN with the 1,203 classes of LVIS on generated images that
-are in memory already. Both have random weights, which cost as much as trained ones. A step is that
-of the trainer of ``tools/train_net.py`` (forward pass, loss, backward pass of the classifier, SGD);
-from the cache it is that of ``tools/train_classifier.py``, on the features that the detector
-recorded in the same run, in batches composed alike.
+Two detectors: that of ``configs/quickstart`` on its own data (``make_icons.py`` makes it), with
+loading and augmentation, and a Mask R-CNN R50-FPN with the 1,203 classes of LVIS on generated
+images that are in memory already. Weights are random, which costs as much as trained ones; the RPN
+proposes its anchors, so that there are proposals to sample from.
+
+A step is that of the trainer of ``tools/train_net.py`` (forward pass, loss, backward pass of the
+classifier, SGD), and from the cache that of ``tools/train_classifier.py``, features in memory as
+float16. Batches are composed alike: so many RoIs of an image, with the detector's share of
+foreground. From the cache they may be larger at no cost of memory, so that is measured too.
 
 Time is processor time on a CPU, so that waiting for other processes does not count. The ratio is of
-time per RoI that the classifier has seen, the median over rounds in which both take turns.
+time per RoI that the classifier has seen, the median over rounds in which all take turns.
 """
 
 from __future__ import annotations
@@ -37,7 +40,6 @@ from balms_det.modeling.recording import box_predictors
 CONFIGS = Path(__file__).parents[1] / "configs"
 ICONS = CONFIGS / "quickstart/stage2_softmax.yaml"
 LVIS = CONFIGS / "LVISv1/mask_rcnn_R_50_FPN_balanced_softmax_stage2.yaml"
-RECORDED = 12  # batches that the cache is made of
 
 
 @dataclass
@@ -56,74 +58,84 @@ class Table:
         return self.features[index]
 
 
-class Detector:
-    """Stage 2 through the detector, step by step; keeps what its classifier reads."""
+def made_up_table(images: int, rois_per_image: int, foreground: float, cfg: CfgNode) -> Table:
+    """RoIs of random features and labels: what they are changes no cost."""
+    classes, width = cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.ROI_BOX_HEAD.FC_DIM
+    number = torch.arange(images * rois_per_image)
+    is_foreground = number % rois_per_image < int(rois_per_image * foreground)
+    return Table(
+        features=torch.randn(len(number), width).half(),
+        gt_classes=torch.where(is_foreground, torch.randint(classes, number.shape), classes),
+        image=number // rois_per_image,
+        objects=torch.where(is_foreground, number // 4, -1),
+    )
+
+
+class DetectorSteps:
+    """Stage 2 through the detector, step by step."""
 
     def __init__(self, cfg: CfgNode, loader):
         torch.manual_seed(0)
         self.model = LongTailTrainer.build_model(cfg).train()
+        deltas = self.model.proposal_generator.rpn_head.anchor_deltas
+        torch.nn.init.zeros_(deltas.weight)
         optimizer = build_optimizer(cfg, self.model)
         self.scheduler = build_lr_scheduler(cfg, optimizer)
         self.trainer = SimpleTrainer(self.model, loader, optimizer)
         self.trainer.iter = 0
-        self.seen: list[tuple[Tensor, Tensor]] = []
-        (self.predictor,) = box_predictors(self.model)
-        self.predictor.register_forward_hook(self._note)
+        (predictor,) = box_predictors(self.model)
+        predictor.register_forward_pre_hook(self._count)
+        self.seen = 0
 
-    def _note(self, _module, inputs, _output) -> None:
-        self._features = inputs[0].detach().flatten(1)
+    def _count(self, _module, inputs: tuple[Tensor, ...]) -> None:
+        self.seen += len(inputs[0])
 
-    def step(self) -> int:
-        """One step; how many RoIs the classifier saw."""
+    def __call__(self) -> None:
         self.trainer.run_step()
         self.scheduler.step()
-        return len(self._features)
-
-    def record(self, batches: int, rois_per_image: int, foreground: float) -> Table:
-        """A table of ``batches`` batches, whose images have as much foreground as they may.
-
-        Labels are made up: noise has few true objects, and what they are does not change the cost.
-        """
-        features = []
-        for _ in range(batches):
-            self.step()
-            features.append(self._features.half())
-        features = torch.cat(features)
-        image = torch.arange(len(features)) // rois_per_image
-        is_foreground = torch.arange(len(features)) % rois_per_image < rois_per_image * foreground
-        classes = self.predictor.num_classes
-        labels = torch.where(is_foreground, torch.randint(classes, (len(features),)), classes)
-        objects = torch.where(is_foreground, torch.arange(len(features)) // 4, -1)
-        return Table(features, labels, image, objects)
 
 
-def compare(
-    name: str, config: Path, opts: list[str], loader, rounds: int, cached_steps: int
-) -> None:
-    cfg = load_cfg(str(config), ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "SEED", "0", *opts])
-    heads = cfg.MODEL.ROI_HEADS
-    detector = Detector(cfg, loader(cfg))
-    with EventStorage():
-        table = detector.record(RECORDED, heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION)
-        pool = RoIPool(table, heads.NUM_CLASSES)
+class CachedSteps:
+    """Stage 2 from the cache, ``count`` steps a call."""
+
+    def __init__(self, cfg: CfgNode, pool: RoIPool, count: int):
         model = LongTailTrainer.build_model(cfg).train()
-        cached = build_classifier_trainer(cfg, box_predictors(model), [pool])
-        cached.step()
-        seconds: dict[str, list[float]] = {"detector": [], "cached": []}
-        for _ in range(rounds):
-            start = time.process_time()
-            seen = detector.step()
-            seconds["detector"].append((time.process_time() - start) / seen)
-            position, start = cached.stages[0].sampler.position, time.process_time()
-            for _ in range(cached_steps):
-                cached.step()
-            spent = time.process_time() - start
-            drawn = cached.stages[0].sampler.position - position
-            batch = cfg.SOLVER.IMS_PER_BATCH * heads.BATCH_SIZE_PER_IMAGE
-            seconds["cached"].append(spent / (drawn * batch))
-    ratio = statistics.median(d / c for d, c in zip(seconds["detector"], seconds["cached"]))
-    detector_us, cached_us = (1e6 * statistics.median(times) for times in seconds.values())
-    print(f"{name:30} {batch:9} {detector_us:13.1f} {cached_us:11.2f} {ratio:8.0f}", flush=True)
+        self.trainer = build_classifier_trainer(cfg, box_predictors(model), [pool])
+        self.batch = cfg.SOLVER.IMS_PER_BATCH * cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
+        self.count, self.seen = count, 0
+
+    def __call__(self) -> None:
+        for _ in range(self.count):
+            self.trainer.step()
+        self.seen += self.count * self.batch
+
+
+def compare(name: str, cfg: CfgNode, loader, rounds: int, larger: int, count: int) -> None:
+    """Print a line for batches as in the detector, and one for ``larger`` times as many images."""
+    heads = cfg.MODEL.ROI_HEADS
+    table = made_up_table(400, heads.BATCH_SIZE_PER_IMAGE, heads.POSITIVE_FRACTION, cfg)
+    pool = RoIPool(table, heads.NUM_CLASSES)
+    wide = cfg.clone()
+    wide.defrost()
+    wide.SOLVER.IMS_PER_BATCH *= larger
+    detector = DetectorSteps(cfg, loader)
+    cached = [CachedSteps(cfg, pool, count), CachedSteps(wide, pool, count)]
+    seconds: list[list[float]] = []
+    with EventStorage():
+        for turn in range(rounds + 1):
+            own = [seconds_per_roi(steps) for steps in (detector, *cached)]
+            if turn:
+                seconds.append(own)
+    for place, steps in enumerate(cached, start=1):
+        ratio = statistics.median(own[0] / own[place] for own in seconds)
+        shown = [1e6 * statistics.median(own[i] for own in seconds) for i in (0, place)]
+        print(f"{name:36} {steps.batch:9} {shown[0]:9.0f} {shown[1]:9.2f} {ratio:7.0f}", flush=True)
+
+
+def seconds_per_roi(steps: DetectorSteps | CachedSteps) -> float:
+    before, start = steps.seen, time.process_time()
+    steps()
+    return (time.process_time() - start) / (steps.seen - before)
 
 
 def main() -> None:
@@ -135,17 +147,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}; microseconds of processor time per RoI")
-    print(f"{'':30} {'RoIs/step':>9} {'in the detector':>13} {'from cache':>11} {'ratio':>8}")
-
-    def generated(cfg: CfgNode):
-        batch = make_batch(args.images, args.size, cfg.MODEL.ROI_HEADS.NUM_CLASSES, seed=1)
-        return itertools.repeat(batch)
-
-    images = ["SOLVER.IMS_PER_BATCH", str(args.images), "DATASETS.TEST", "()"]
-    icons = LongTailTrainer.build_train_loader
-    compare("icons_lt, D 256, K 60", ICONS, [], icons, args.rounds, 100)
+    print(f"{'':36} {'RoIs/step':>9} {'detector':>9} {'cache':>9} {'ratio':>7}")
+    common = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "SEED", "0"]
+    cfg = load_cfg(str(ICONS), common)
+    loader = LongTailTrainer.build_train_loader(cfg)
+    compare("icons_lt, D 256, K 60", cfg, loader, args.rounds, 4, 100)
+    cfg = load_cfg(str(LVIS), [*common, "SOLVER.IMS_PER_BATCH", str(args.images)])
+    batch = make_batch(args.images, args.size, cfg.MODEL.ROI_HEADS.NUM_CLASSES, seed=1)
     name = f"R50-FPN, {args.size} px, D 1024, K 1203"
-    compare(name, LVIS, images, generated, args.rounds, 5)
+    compare(name, cfg, itertools.repeat(batch), args.rounds, 4, 5)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ import sys
 import time
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from balms_det.engine.classifier import Choices
 from balms_det.engine.classifier.run import pair_with_seeds
 from balms_det.engine.classifier.sweep import (
@@ -65,7 +63,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args, started = parse_args(), time.perf_counter()
-    setup_logger(name="balms_det")
     choices = Choices(iterations=args.iterations, batch=args.batch, opts=args.opts)
     try:
         folders = pair_with_seeds(args.cache, args.seeds, "cache")
@@ -86,7 +83,9 @@ def main() -> int:
     print(f"{len(methods)} methods x {args.seeds} seeds", flush=True)
     results, failures = run_jobs(jobs, args.processes, tell)
     rows = make_rows(jobs, results, args.metric)
-    report(args, rows, failures, time.perf_counter() - started)
+    spent = sum(result["processor_seconds"] for result in results.values())
+    report(args, rows, failures)
+    print(f"{time.perf_counter() - started:.0f} s, of which {spent:.0f} s on the processor in jobs")
     print(f"Winner: {write_winner(jobs, rows, args.out, args.metric)}")
     return 1 if failures else 0
 
@@ -102,7 +101,7 @@ def tell(job, result) -> None:
     print(f"{job.label}, seed {job.seed}: {shown}", flush=True)
 
 
-def report(args: argparse.Namespace, rows, failures, seconds: float) -> None:
+def report(args: argparse.Namespace, rows, failures) -> None:
     failed = "".join(f"\n- {f.label}, seed {f.seed}: {f.error}" for f in failures)
     text = format_table(rows) + (f"\n\nFailed:\n{failed}" if failures else "")
     write_atomically(args.out / "table.md", text + "\n")
@@ -110,7 +109,7 @@ def report(args: argparse.Namespace, rows, failures, seconds: float) -> None:
     write_atomically(args.out / "table.json", json.dumps(content, indent=1))
     title = f"Classifiers trained from cached features, {args.seeds} seeds"
     draw_methods(rows, args.out / "methods.png", title=title)
-    print(f"\nBox AP\n\n{text}\n\n{seconds:.0f} s in all. {args.out / 'methods.png'}", flush=True)
+    print(f"\nBox AP\n\n{text}\n\n{args.out / 'methods.png'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,22 @@ def test_an_image_short_of_background_gives_fewer(cfg):
     assert len(rows) == 4 * (4 + 1)
 
 
+def test_background_that_was_not_kept_comes_from_other_images(cfg):
+    pool = RoIPool(Table(background=2), K, background=2)
+    (rows,) = draw(build_roi_sampler(cfg, pool), 1)
+    assert len(rows) == 32 and int((pool.gt_classes[rows] < K).sum()) == 16
+    pool = RoIPool(Table(background=2), K, background=3)  # there were no more than two
+    assert len(draw(build_roi_sampler(cfg, pool), 1)[0]) == 4 * (4 + 2)
+
+
+def test_views_of_an_image_count_as_one(cfg):
+    pool = RoIPool(Table(), K, views=3)
+    (rows,) = draw(build_roi_sampler(cfg, pool), 1)
+    images = Counter(pool.table.image[rows].tolist())
+    # 6 or 9 foreground RoIs in three views: 2 or 3 in one, and 3 of 9 background ones.
+    assert set(images.values()) <= {2 + 3, 3 + 3}
+
+
 def test_images_are_drawn_by_their_sampler(cfg, pool):
     cfg.DATALOADER.SAMPLER_TRAIN = "ClassBalancedTrainingSampler"
     balanced = labels(pool, draw(build_roi_sampler(cfg, pool), 60))

@@ -1,5 +1,7 @@
 """Training the classifier of a trained detector from cached features, without the detector."""
 
+from balms_det.engine.classifier.class_samplers import ClassSampler
+from balms_det.engine.classifier.detector_sampler import DetectorSampler
 from balms_det.engine.classifier.methods import METHOD_REGISTRY, Method, build_method
 from balms_det.engine.classifier.roi_pool import RoIPool
 from balms_det.engine.classifier.run import open_source, train_once, train_seeds
@@ -16,7 +18,9 @@ __all__ = [
     "METHOD_REGISTRY",
     "ROI_SAMPLER_REGISTRY",
     "Choices",
+    "ClassSampler",
     "ClassifierTrainer",
+    "DetectorSampler",
     "Method",
     "Recipe",
     "RoIPool",

@@ -71,6 +71,8 @@ class RoIPool:
         table: a ``RoITable`` of the cache: ``gt_classes``, ``image``, ``objects``, ``gather``,
             ``all_classes``.
         num_classes: K.
+        views: passes over the images that the table holds.
+        background: background RoIs that were kept of an image in a pass, at most; -1 for all.
         device: where features are wanted.
         memory_limit: features of at most so many bytes are kept on the device, in the dtype in
             which they are stored; larger ones are gathered from disk, batch by batch.
@@ -81,10 +83,13 @@ class RoIPool:
         table: Any,
         num_classes: int,
         *,
+        views: int = 1,
+        background: int = -1,
         device: torch.device | str = "cpu",
         memory_limit: int = MEMORY_LIMIT,
     ):
         self.table, self.num_classes = table, num_classes
+        self.views, self.background = views, background
         self.device = torch.device(device)
         self.gt_classes = torch.as_tensor(table.gt_classes)
         self._features = self._preload(memory_limit)

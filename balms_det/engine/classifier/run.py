@@ -50,8 +50,10 @@ def open_source(cache: FeatureCache, evaluate: str | Path, *, device: str, verif
         other = FeatureCache.open(evaluate, verify)
         cache.check_same_model(other)
         evaluation = CachedEvaluation(other)
-    classes, stages = cache.manifest.num_classes, range(cache.manifest.num_stages)
-    pools = [RoIPool(cache.stage(s), classes, device=device) for s in stages]
+    own = cache.manifest
+    kept = {"views": own.views, "background": own.background, "device": device}
+    stages = [cache.stage(number) for number in range(own.num_stages)]
+    pools = [RoIPool(table, own.num_classes, **kept) for table in stages]
     return Source(cache, pools, evaluation)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -140,11 +141,19 @@ def run_job(job: Job) -> dict:
         known = json.loads(path.read_text())
         if known["inputs"] == inputs and (folder / CLASSIFIER).exists():
             return known
-    trainee, outcome = train_once(job.recipe, _source(job.cache, job.evaluate, cfg.MODEL.DEVICE))
+    source = _source(job.cache, job.evaluate, cfg.MODEL.DEVICE)
+    started = time.process_time()
+    trainee, outcome = train_once(job.recipe, source)
     with atomic_path(folder / CLASSIFIER) as part:
         torch.save(classifier_state(trainee.model), part)
     metrics = {name: defined(outcome.metrics[name]) for name in METRICS}
-    result = {"inputs": inputs, "seconds": outcome.seconds, **metrics, "losses": outcome.losses}
+    result = {
+        "inputs": inputs,
+        "seconds": outcome.seconds,
+        "processor_seconds": time.process_time() - started,
+        **metrics,
+        "losses": outcome.losses,
+    }
     write_atomically(path, json.dumps(result))
     return json.loads(path.read_text())
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
@@ -19,58 +18,18 @@ from torch import Tensor, nn
 
 from balms_det.data.meta_set import meta_set_config
 from balms_det.data.randomness import derived_seed
+from balms_det.engine.classifier.cached_stage import CachedStage
 from balms_det.engine.classifier.roi_pool import RoIPool
-from balms_det.engine.classifier.samplers import RoISampler, build_roi_sampler
+from balms_det.engine.classifier.samplers import build_roi_sampler
 from balms_det.engine.loss_progress import scheduled_losses
 from balms_det.engine.meta_trainer import build_meta_step, check_optimizer
-from balms_det.losses import ContextLoss
-from balms_det.meta import MetaStep, RoIBatch, Stage
+from balms_det.meta import MetaStep, Stage
 from balms_det.modeling import BoxPredictor
 
 logger = logging.getLogger(__name__)
 
 #: Steps between two looks at the loss, which make an accelerator wait.
 LOOK_PERIOD = 50
-
-
-@dataclass
-class CachedStage:
-    """One box predictor with the RoIs that it is trained on.
-
-    Attributes:
-        predictor: whose ``cls_score`` trains.
-        pool: the RoIs.
-        sampler: which of them make a training batch.
-        meta_sampler: which of them make a meta batch; None without a meta learner.
-    """
-
-    predictor: BoxPredictor
-    pool: RoIPool
-    sampler: RoISampler
-    meta_sampler: RoISampler | None = None
-
-    @property
-    def loss_weight(self) -> float:
-        return self.predictor.loss_weight.get("loss_cls", 1.0)
-
-    def train_batch(self) -> RoIBatch:
-        """The next batch, classified, with the rows that the loss adds; sets its context."""
-        index = next(self.sampler)
-        features, loss = self.pool.features(index), self.predictor.cls_loss
-        batch = RoIBatch(features, self.predictor.cls_score(features), self.pool.labels(index))
-        if isinstance(loss, ContextLoss):
-            batch = self.predictor.in_context(batch, self.pool.context(loss, index))
-        return batch
-
-    def meta_batch(self) -> RoIBatch:
-        """The next meta batch; the meta step makes its logits itself."""
-        index = next(self.meta_sampler)
-        features = self.pool.features(index)
-        return RoIBatch(features, features.new_empty(0), self.pool.labels(index))
-
-    def forget_context(self) -> None:
-        if isinstance(self.predictor.cls_loss, ContextLoss):
-            self.predictor.cls_loss.context = {}
 
 
 class ClassifierTrainer:
@@ -103,7 +62,7 @@ class ClassifierTrainer:
         self._scheduled = scheduled_losses(nn.ModuleList(stage.predictor for stage in stages))
         self.losses: list[tuple[int, float]] = []
         device = self.stages[0].pool.device
-        # What losses draw from. torch.manual_seed seeds all generators, at the cost of a small step.
+        # What losses draw from; torch.manual_seed, which seeds all, takes as long as a small step.
         cuda = device.type == "cuda"
         self._generator = (
             torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
