@@ -12,6 +12,7 @@ from detectron2.utils.logger import setup_logger
 from balms_det.config import add_balms_config
 from balms_det.data.datasets import setup_datasets
 from balms_det.engine.config_file import merge_config_file
+from balms_det.engine.run_record import write_run_record
 from balms_det.modeling.authors_presets import translate_authors_keys
 
 
@@ -20,7 +21,8 @@ def setup_cfg(args) -> CfgNode:
 
     Args:
         args: what ``detectron2.engine.default_argument_parser()`` parses; ``config_file`` and
-            ``opts`` are read here, the rest by Detectron2's ``default_setup``.
+            ``opts`` are read here, the rest by Detectron2's ``default_setup``. ``OUTPUT_DIR`` gets
+            ``config.yaml`` and ``run.json`` (:mod:`balms_det.engine.run_record`).
 
     Returns:
         The frozen config, with datasets registered and ``NUM_CLASSES`` filled in.
@@ -28,6 +30,9 @@ def setup_cfg(args) -> CfgNode:
     cfg = load_cfg(args.config_file, args.opts)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="balms_det")
+    if cfg.OUTPUT_DIR and comm.is_main_process():
+        flags = {name: bool(getattr(args, name, False)) for name in ("resume", "eval_only")}
+        write_run_record(cfg, **flags)
     return cfg
 
 
