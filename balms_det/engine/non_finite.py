@@ -128,11 +128,15 @@ class NonFiniteGuard(HookBase):
         iteration, rank = self._inner.iter, comm.get_rank()
         path = self.output_dir / "non_finite" / f"iteration_{iteration:07d}_rank{rank}.pth"
         facts = {"iteration": iteration, "rank": rank, "losses": fault.losses, "message": words}
-        save_batch(path, step.inputs, **facts)
+        try:
+            save_batch(path, step.inputs, **facts)
+            where = f"is in {path}, for balms_det.engine.saved_batch.load_batch"
+        except OSError as error:  # a full disk must not hide what went wrong
+            where = f"could not be saved in {path} ({error})"
         raise NonFiniteStepError(
-            f"Iteration {iteration} is not finite: {words} The batch is in {path}, for "
-            "balms_det.engine.saved_batch.load_batch. Look at its images and boxes, or lower "
-            'SOLVER.BASE_LR. SOLVER.NON_FINITE.ACTION: "skip" leaves such steps out.'
+            f"Iteration {iteration} is not finite: {words} The batch {where}. Look at its images "
+            'and boxes, or lower SOLVER.BASE_LR. SOLVER.NON_FINITE.ACTION: "skip" leaves such '
+            "steps out."
         )
 
     def _write_metrics(self, losses: dict[str, Tensor], *args: Any, **kwargs: Any) -> None:
