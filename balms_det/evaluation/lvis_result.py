@@ -97,6 +97,25 @@ def mean_defined(values: np.ndarray) -> float:
     return float(np.mean(defined)) if defined.size else -1.0
 
 
+def group_ap(
+    curves: Curves, category_ids: Sequence[int], groups: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """AP over all areas, of all categories ("AP") and of each group ("APr", "APc", "APf").
+
+    Args:
+        curves: of K categories; the first of its areas is "all".
+        category_ids: K ids, ascending.
+        groups: "r", "c" and "f" to category ids.
+    """
+    precision = curves.precision[..., 0]
+    metrics = {"AP": mean_defined(precision)}
+    index_of = {category_id: k for k, category_id in enumerate(category_ids)}
+    for group in GROUPS:
+        members = np.array([index_of[i] for i in groups.get(group, ())], dtype=np.int64)
+        metrics[f"AP{group}"] = mean_defined(precision[:, :, np.sort(members)])
+    return metrics
+
+
 def summarize(
     curves: Curves, category_ids: Sequence[int], groups: Mapping[str, Sequence[int]], max_dets: int
 ) -> dict[str, float]:
@@ -109,16 +128,14 @@ def summarize(
         max_dets: names the recall metrics.
     """
     precision, recall = curves.precision, curves.recall
-    metrics = {"AP": mean_defined(precision[..., 0])}
+    of_groups = group_ap(curves, category_ids, groups)
+    metrics = {"AP": of_groups.pop("AP")}
     for percent in (50, 75):
         at = precision[np.flatnonzero(percent / 100 == IOU_THRESHOLDS)]
         metrics[f"AP{percent}"] = mean_defined(at[..., 0])
     for area, name in enumerate(list(AREA_RANGES)[1:], start=1):
         metrics[f"AP{name[0]}"] = mean_defined(precision[..., area])
-    index_of = {category_id: k for k, category_id in enumerate(category_ids)}
-    for group in GROUPS:
-        members = np.array([index_of[i] for i in groups.get(group, ())], dtype=np.int64)
-        metrics[f"AP{group}"] = mean_defined(precision[:, :, np.sort(members), 0])
+    metrics |= of_groups
     metrics[f"AR@{max_dets}"] = mean_defined(recall[..., 0])
     for area, name in enumerate(list(AREA_RANGES)[1:], start=1):
         metrics[f"AR{name[0]}@{max_dets}"] = mean_defined(recall[..., area])

@@ -23,15 +23,18 @@ AREAS = tuple(AREA_RANGES)
 _OUTSIDE_ALL_RANGES = 2 * AREA_RANGES["all"][1]
 
 
-def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+def evaluate(
+    truth: GroundTruth, detections: Detections, iou_type: str, areas: Sequence[str] = AREAS
+) -> Curves:
     """Precision and recall by hotcoco.
 
     Args:
         truth: with masks where they are evaluated.
         detections: those that count; no limit is applied here.
         iou_type: "bbox" or "segm".
+        areas: the ranges that are asked for.
     """
-    evaluator = matched(truth, detections, iou_type)
+    evaluator = matched(truth, detections, iou_type, areas)
     evaluator.accumulate()
     curves = evaluator.eval
     return Curves(curves["precision"][..., 0], curves["recall"][..., 0])
