@@ -50,17 +50,21 @@ def make_data(shared: Path) -> None:
     )
 
 
-def _training(config: str, *options: str, test: bool = False) -> Callable[[Path, Path], list[str]]:
+def options(data: Path, folder: Path, test: bool) -> list[str]:
+    """What points a quickstart config at ``data`` and at a folder for the run."""
+    rows = [[f"soak_{s}", f"{data}/icons_lt_{s}.json", f"{data}"] for s in SPLITS]
+    words = ["DATASETS.FILES", repr(rows), "DATASETS.TRAIN", "('soak_train',)"]
+    words += ["DATASETS.TEST", "('soak_val',)" if test else "()"]
+    return [*words, *(word for pair in SMALL.items() for word in pair), "OUTPUT_DIR", str(folder)]
+
+
+def _training(config: str, *more: str, test: bool = False) -> Callable[[Path, Path], list[str]]:
     def command(shared: Path, folder: Path) -> list[str]:
-        data = shared / "data"
-        rows = [[f"soak_{s}", f"{data}/icons_lt_{s}.json", f"{data}"] for s in SPLITS]
-        words = [*TRAIN, f"configs/quickstart/{config}.yaml", "DATASETS.FILES", repr(rows)]
-        words += ["DATASETS.TRAIN", "('soak_train',)"]
-        words += ["DATASETS.TEST", "('soak_val',)" if test else "()"]
-        words += [word for pair in SMALL.items() for word in pair]
+        words = [*TRAIN, f"configs/quickstart/{config}.yaml"]
+        words += options(shared / "data", folder, test)
         if not config.startswith("stage1"):
             words += ["MODEL.WEIGHTS", str(shared / "stage1" / "model_final.pth")]
-        return [*words, *options, "OUTPUT_DIR", str(folder)]
+        return [*words, *more]
 
     return command
 
@@ -71,7 +75,7 @@ def _evaluation(shared: Path, folder: Path) -> list[str]:
 
 
 def _icons(shared: Path, folder: Path) -> list[str]:
-    sizes = {"--classes": 6, "--train": 40, "--val": 10, "--image-size": 64, "--workers": 2}
+    sizes = {"--classes": 6, "--train": 40, "--val": 10, "--image-size": 64, "--workers": 1}
     words = [str(word) for pair in sizes.items() for word in pair]
     return ["tools/make_icons.py", "--out", str(folder), *words]
 
