@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from balms_det.data.class_stats import build_class_stats
+from balms_det.data.count_sources import check_registered
 from balms_det.engine.calibration_files import (
     check_takes_calibration,
     write_checkpoint,
@@ -21,7 +22,7 @@ from balms_det.engine.calibration_files import (
     write_statistics,
 )
 from balms_det.engine.calibration_search import StrengthSearch, Trial, best_trial
-from balms_det.engine.trainer import load_weights
+from balms_det.engine.trainer import load_trained_weights
 from balms_det.evaluation.strength_curves import draw_strength_curves
 from balms_det.modeling.calibration import CALIBRATION_REGISTRY, calibration_class
 
@@ -75,7 +76,7 @@ def calibrate(
     names = _names(options.names, cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME)
     model = _plain_model(cfg)
     check_takes_calibration(model, bake)
-    dataset = options.dataset or cfg.DATASETS.TRAIN[0]
+    dataset = _dataset(cfg, options.dataset)
     with tempfile.TemporaryDirectory(prefix="balms_det-rois-") as folder:
         counts, images = build_class_stats(cfg), options.num_images
         search = StrengthSearch(cfg, model, counts, dataset, num_images=images, folder=folder)
@@ -91,6 +92,14 @@ def calibrate(
     write_config(out / "calibrated.yaml", config_file, opts, heads, chosen, baked=bake)
     logger.info("Chosen: %s at strength %g", chosen.name, chosen.strength)
     return chosen
+
+
+def _dataset(cfg: CfgNode, asked: str) -> str:
+    if not asked and not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the dataset to calibrate on (--dataset).")
+    dataset = asked or cfg.DATASETS.TRAIN[0]
+    check_registered(dataset)
+    return dataset
 
 
 def _try_all(
@@ -128,13 +137,11 @@ def _names(asked: Sequence[str], in_config: str) -> list[str]:
 
 
 def _plain_model(cfg: CfgNode) -> nn.Module:
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME = ""
     model = build_model(cfg).eval()
-    load_weights(cfg, model)
+    load_trained_weights(cfg, model)
     return model
 
 
