@@ -65,16 +65,14 @@ def switched_off() -> set[str]:
     return listed
 
 
-def text_cell(name: str) -> str:
-    """A name out of a file for a terminal, or a cell of a Markdown table.
+def printable(name: str) -> str:
+    """A name out of a file for a terminal: characters that could steer it are written out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
-    Control characters, which can steer a terminal or end a row, are written out; what Markdown
-    would take for HTML or for the end of the cell is escaped.
-    """
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|")):
-        shown = shown.replace(character, escaped)
-    return shown
+
+def markdown_cell(name: str) -> str:
+    """A name out of a file for a cell of a Markdown table: it cannot end the cell or be HTML."""
+    return printable(name).replace("<", "&lt;").replace("|", "\\|")
 
 
 def plot_label(name: str) -> str:

@@ -54,7 +54,7 @@ def annotation_summary(path: str) -> AnnotationSummary:
 
 
 def _from_disk(key: tuple) -> AnnotationSummary | None:
-    for cache_path in _cache_paths(key[0]):
+    for cache_path in cache_paths(key[0], SUFFIX):
         try:
             with open(cache_path, "rb") as file:
                 entry = msgspec.json.decode(file.read(), type=_Entry)
@@ -70,24 +70,25 @@ def _read(key: tuple) -> AnnotationSummary:
     summary = summarize(path)
     if size >= MIN_CACHED_BYTES and comm.get_rank() == 0:
         entry = _Entry(_VERSION, path, size, mtime_ns, summary)
-        _write_first_possible(_cache_paths(path), msgspec.json.encode(entry))
+        write_first_possible(cache_paths(path, SUFFIX), msgspec.json.encode(entry))
     return summary
 
 
-def _cache_paths(path: str) -> list[str]:
-    """Places for the cache of ``path``, the preferred one first."""
+def cache_paths(path: str, suffix: str) -> list[str]:
+    """Places for a cache of ``path``, the preferred one first."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    name = f"{os.path.basename(path)}.{digest}{SUFFIX}"
-    return [path + SUFFIX, os.path.join(home, "balms_det", name)]
+    name = f"{os.path.basename(path)}.{digest}{suffix}"
+    return [path + suffix, os.path.join(home, "balms_det", name)]
 
 
-def _write_first_possible(cache_paths: list[str], content: bytes) -> None:
-    for cache_path in cache_paths:
+def write_first_possible(places: list[str], content: bytes) -> None:
+    """Write a cache to the first place that takes it."""
+    for cache_path in places:
         try:
             write_atomically(cache_path, content)
         except OSError as error:  # a read-only or full disk must not stop a training
             logger.debug("No cache at %s: %s", cache_path, error)
         else:
-            logger.info("Class counts cached in %s", cache_path)
+            logger.info("Cached in %s", cache_path)
             return

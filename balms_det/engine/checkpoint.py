@@ -40,7 +40,8 @@ class LongTailCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         # Not through super(), which unpickles whatever the file holds.
         checkpoint = read_checkpoint(filename)
-        query = parse_qs(self._parsed_url_during_load.query)
+        url = getattr(self, "_parsed_url_during_load", None)  # older versions of Detectron2 lack it
+        query = parse_qs(url.query) if url else {}
         if query.pop("matching_heuristics", None) == ["True"]:
             checkpoint["matching_heuristics"] = True
         if query:

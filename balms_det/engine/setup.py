@@ -14,6 +14,7 @@ from balms_det.data.count_sources import check_registered
 from balms_det.data.datasets import setup_datasets
 from balms_det.engine.config_checks import check_values
 from balms_det.engine.config_file import errors_name, merge_config_file
+from balms_det.engine.run_record import write_run_record
 from balms_det.modeling.authors_presets import translate_authors_keys
 
 
@@ -22,7 +23,8 @@ def setup_cfg(args) -> CfgNode:
 
     Args:
         args: what ``detectron2.engine.default_argument_parser()`` parses; ``config_file`` and
-            ``opts`` are read here, the rest by Detectron2's ``default_setup``.
+            ``opts`` are read here, the rest by Detectron2's ``default_setup``. ``OUTPUT_DIR`` gets
+            ``config.yaml`` and ``run.json`` (:mod:`balms_det.engine.run_record`).
 
     Returns:
         The frozen config, with datasets registered and ``NUM_CLASSES`` filled in.
@@ -35,6 +37,9 @@ def setup_cfg(args) -> CfgNode:
         check_registered(name)  # one that is not there would be noticed after the training
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="balms_det")
+    if cfg.OUTPUT_DIR and comm.is_main_process():
+        flags = {name: bool(getattr(args, name, False)) for name in ("resume", "eval_only")}
+        write_run_record(cfg, **flags)
     return cfg
 
 

@@ -15,6 +15,7 @@ from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.engine.meta_trainer import build_meta_trainer
+from balms_det.engine.non_finite import build_non_finite_guard
 from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
 from balms_det.engine.step_seed import SeedEveryStep
@@ -32,8 +33,9 @@ class LongTailTrainer(DefaultTrainer):
 
     Over ``DefaultTrainer`` it adds: ``MODEL.DECOUPLED`` (stage 2), classifier conversion when
     weights are loaded, balms_det's samplers and mapper, an evaluator for LVIS- and COCO-format
-    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, and exact resume:
-    with ``SEED`` set, a run that was stopped and resumed ends in the same weights.
+    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, a stop at NaN and
+    infinity (``SOLVER.NON_FINITE``), and exact resume: with ``SEED`` set, a run that was stopped
+    and resumed ends in the same weights.
     """
 
     def __init__(self, cfg):
@@ -66,6 +68,7 @@ class LongTailTrainer(DefaultTrainer):
         losses = scheduled_losses(self.model)
         if losses:
             hooks.insert(0, LossProgress(losses))
+        hooks.insert(0, build_non_finite_guard(self.cfg))
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
     def state_dict(self):

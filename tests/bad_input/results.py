@@ -67,7 +67,7 @@ def _damaged_zip() -> bytes:
 
 def _broken_counts() -> list[dict]:
     content = results()
-    content[0]["segmentation"]["counts"] = "zz"
+    content[0]["segmentation"]["counts"] = "ab"
     return content
 
 

@@ -13,9 +13,15 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import hooks
 from torch import nn
 
-from balms_det.engine import LongTailCheckpointer
+from balms_det.engine import (
+    LongTailCheckpointer,
+    LongTailPredictor,
+    LongTailTrainer,
+    load_weights,
+)
 from balms_det.engine.safe_pickle import RefusedError, load_arrays
 from balms_det.engine.weights_files import read_checkpoint, write_weights
 from balms_det.trust import UntrustedFileError
@@ -292,4 +298,23 @@ def test_torch_files_in_memory_are_no_way_around(tmp_path, loot):
     (tmp_path / "a.safetensors").write_bytes(file.getvalue())  # a wrong suffix changes nothing
     with pytest.raises(ValueError, match="safetensors"):
         read_checkpoint(tmp_path / "a.safetensors")
+    assert not loot.exists()
+
+
+def test_training_evaluation_and_prediction_are_guarded(make_cfg, tmp_path, loot):
+    path = write_attack(tmp_path / "model_0000001.pth", loot)
+    (tmp_path / "last_checkpoint").write_text(path.name)
+    cfg = make_cfg("stage1.yaml", tmp_path, "MODEL.WEIGHTS", str(path))
+    trainer = LongTailTrainer(cfg)
+    saving = [hook for hook in trainer._hooks if isinstance(hook, hooks.PeriodicCheckpointer)]
+    assert [hook.checkpointer for hook in saving] == [trainer.checkpointer]
+    for load_all in (
+        lambda: trainer.resume_or_load(resume=True),
+        lambda: trainer.resume_or_load(resume=False),
+        lambda: load_weights(cfg, trainer.model),
+        lambda: LongTailPredictor(cfg),
+    ):
+        with pytest.raises(UntrustedFileError, match="mkdir"):
+            load_all()
+        trainer.checkpointer._parsed_url_during_load = None  # Detectron2 leaves it after an error
     assert not loot.exists()
