@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 # What the package raises for input that it cannot use, the system for files that it cannot read or
@@ -60,8 +60,9 @@ def at_least(low: int) -> Callable[[str], int]:
     return parse
 
 
-def new_folder(text: str) -> Path:
-    """An argparse type: a folder to write to, which may exist already."""
-    if not text or Path(text).is_file():
-        raise argparse.ArgumentTypeError(f"it must be a folder, got {text!r}")
-    return Path(text)
+def positive(text: str) -> float:
+    """An argparse type: a finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"it must be a number above 0, got {text}")
+    return number

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from balms_det.command_line import one_line_errors
+from balms_det.command_line import one_line_errors, positive
 from balms_det.engine import LongTailPredictor, load_cfg
 from balms_det.engine.demo import draw_images, draw_video, image_files, training_metadata
 
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     what.add_argument("--video-input", metavar="VIDEO")
     parser.add_argument("--output", required=True, type=Path, help="a folder; for a video, an mp4")
     parser.add_argument("--confidence-threshold", type=float, default=0.5, metavar="SCORE")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the pictures of images")
+    parser.add_argument("--scale", type=positive, default=1.0, help="size of the pictures")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     return parser.parse_args()
 

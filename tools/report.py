@@ -10,7 +10,7 @@ python tools/report.py --gt datasets/icons_lt/icons_lt_val.json --images dataset
 import argparse
 import sys
 
-from balms_det.command_line import one_line_errors
+from balms_det.command_line import at_least, one_line_errors, positive
 from balms_det.evaluation.report import write_report
 
 
@@ -38,9 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--counts", help="training annotations, or a registered dataset")
     parser.add_argument("--iou-type", choices=["segm", "bbox"], default="segm")
     parser.add_argument(
-        "--pictures", type=int, default=6, help="a class, kind and run (default: 6)"
+        "--pictures", type=at_least(0), default=6, help="a class, kind and run (default: 6)"
     )
-    parser.add_argument("--max-mb", type=float, default=12, help="of pictures (default: 12)")
+    parser.add_argument("--max-mb", type=positive, default=12, help="of pictures (default: 12)")
     parser.add_argument("--out", default="report.html", help="HTML file (default: report.html)")
     return parser.parse_args()
 

@@ -12,14 +12,14 @@ import sys
 from detectron2.engine import default_argument_parser
 
 from balms_det.command_line import one_line_errors
-from balms_det.engine import LongTailTrainer, launch_main, load_weights, setup_cfg
+from balms_det.engine import LongTailTrainer, launch_main, load_trained_weights, setup_cfg
 
 
 def main(args):
     cfg = setup_cfg(args)
     if args.eval_only:
         model = LongTailTrainer.build_model(cfg)
-        load_weights(cfg, model)
+        load_trained_weights(cfg, model)
         return LongTailTrainer.test(cfg, model)
     trainer = LongTailTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)

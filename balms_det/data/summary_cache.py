@@ -58,11 +58,19 @@ def _from_disk(key: tuple) -> AnnotationSummary | None:
         try:
             with open(cache_path, "rb") as file:
                 entry = msgspec.json.decode(file.read(), type=_Entry)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, RecursionError):
             continue  # absent, unreadable or of another version of this package
-        if (entry.version, entry.path, entry.size, entry.mtime_ns) == (_VERSION, *key):
+        owner = entry.version, entry.path, entry.size, entry.mtime_ns
+        if owner == (_VERSION, *key) and _is_whole(entry.summary):
             return entry.summary
     return None
+
+
+def _is_whole(summary: AnnotationSummary) -> bool:
+    """Whether every class has all of its numbers: somebody may have edited the file."""
+    columns = (summary.names, summary.frequency, summary.image_count, summary.instance_count)
+    sizes = {len(column) for column in (summary.category_ids, *columns) if column is not None}
+    return len(sizes) == 1 and 0 not in sizes
 
 
 def _read(key: tuple) -> AnnotationSummary:

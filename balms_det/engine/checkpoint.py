@@ -29,7 +29,8 @@ class LongTailCheckpointer(DetectionCheckpointer):
         model: the model to load into.
         save_dir: as in Detectron2.
         require: names as in ``MODEL.DECOUPLED.TRAIN_ONLY``; when given, every parameter except
-            those must be in the file (a frozen part that is missing would stay random for good).
+            those must be in the file (a frozen part that is missing would stay random for good);
+            an empty list is for a model that is not to be trained.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, require_all_but=None, **objects):
@@ -97,12 +98,20 @@ class LongTailCheckpointer(DetectionCheckpointer):
         lost = list(incompatible.missing_keys) + [key for key, *_ in incompatible.incorrect_shapes]
         parameters = dict(self.model.named_parameters())
         lost = [key for key in lost if key in parameters and not names & set(key.split("."))]
-        if lost:
-            raise ValueError(
-                f"stage 2 freezes {len(lost)} parameters that MODEL.WEIGHTS does not hold, among "
-                f"them {lost[0]!r}; they would stay random. Give it a stage 1 checkpoint of this "
-                "architecture (an ImageNet backbone is not enough)."
-            )
+        if not lost:
+            return
+        of, whose = ("that stage 2 freezes", " stage 1") if names else ("of this model", "")
+        raise ValueError(
+            f"MODEL.WEIGHTS does not hold {len(lost)} parameters {of}, among them {lost[0]!r}"
+            f"{_other_shape(incompatible)}: they would stay random. Give it a{whose} checkpoint of "
+            "this architecture and these classes (an ImageNet backbone is not enough)."
+        )
+
+
+def _other_shape(incompatible) -> str:
+    for key, in_file, in_model in incompatible.incorrect_shapes[:1]:
+        return f" ({key!r} has the shape {tuple(in_file)} there, and {tuple(in_model)} here)"
+    return ""
 
 
 def drop_background(rows: torch.Tensor) -> torch.Tensor:

@@ -121,7 +121,7 @@ class LongTailTrainer(DefaultTrainer):
             self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
 
 
-def load_weights(cfg, model: torch.nn.Module) -> None:
+def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
     """Load ``MODEL.WEIGHTS`` into a model, converting the box classifier where it has to be.
 
     Raises:
@@ -134,11 +134,23 @@ def load_weights(cfg, model: torch.nn.Module) -> None:
             "MODEL.DECOUPLED.ENABLED freezes all but the classifier, and MODEL.WEIGHTS is empty: "
             "the frozen parts would stay random. Set MODEL.WEIGHTS to a stage 1 checkpoint."
         )
-    trained = stage2.TRAIN_ONLY if stage2.ENABLED else None
+    trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
     checkpointer = LongTailCheckpointer(model, require_all_but=trained)
     if cfg.MODEL.WEIGHTS and not checkpointer.path_manager.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}")
     checkpointer.load(cfg.MODEL.WEIGHTS)
+
+
+def load_trained_weights(cfg, model: torch.nn.Module) -> None:
+    """:func:`load_weights` of a model that is not to be trained.
+
+    Raises:
+        ValueError: ``MODEL.WEIGHTS`` is empty, or does not hold every parameter.
+        FileNotFoundError: it names a local file that does not exist.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model.")
+    load_weights(cfg, model, whole=True)
 
 
 @contextlib.contextmanager

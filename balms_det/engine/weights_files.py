@@ -42,7 +42,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: it is no checkpoint of its kind, or not all of one.
     """
     readers = {".pkl": _read_pkl, ".pyth": _read_pyth, ".safetensors": _read_safetensors}
-    return readers.get(Path(path).suffix, _read_pth)(str(path))
+    checkpoint = readers.get(Path(path).suffix, _read_pth)(str(path))
+    weights = checkpoint["model"]
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise ValueError(f"{path}: its 'model' is no dict of names and weights")
+    return checkpoint
 
 
 def load_tensors(path: str | Path) -> Any:
