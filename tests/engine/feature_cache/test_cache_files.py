@@ -82,6 +82,16 @@ def test_two_ranks_write_the_same_cache(cached, tmp_path, contents):
     assert contents(folder) == contents(cached.folder)
 
 
+def test_workers_and_outputs_do_not_matter(cached, tmp_path, contents):
+    cfg = cached.cfg.clone()
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS, cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER = 2, "elsewhere", 7
+    cache_features(cfg, tmp_path, cached.options)
+    found, expected = contents(tmp_path), contents(cached.folder)
+    assert found.pop("manifest.json") != expected.pop("manifest.json")  # it has the whole config
+    assert found == expected
+
+
 def _small_files_only(cached, folder, message):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     try:
