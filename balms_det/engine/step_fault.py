@@ -68,7 +68,7 @@ def _bad_gradients(model: nn.Module) -> str:
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
     ]
     if not bad:
-        return "the gradient"
+        return "the norm of the gradient"
     more = f" and {len(bad) - 1} others" if len(bad) > 1 else ""
     return f"gradient of {bad[0]}{more}"
 
