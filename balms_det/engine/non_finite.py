@@ -8,7 +8,6 @@ the one transfer from the device that Detectron2 makes for its logs.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -174,8 +173,10 @@ def _sound(step: StepWatch, trained: list[nn.Parameter], device: torch.device) -
     true = torch.ones((), dtype=torch.bool, device=device)
     logits = [torch.isfinite(head.logits).all() for head in step.heads]
     gradients = [p.grad for p in trained if p.grad is not None]
-    largest = torch._foreach_norm(gradients, math.inf) if gradients else []
-    sound = [torch.isfinite(norm) for norm in largest]
+    # The fastest way through a gradient, a tenth of isfinite(). Numbers above 1e19, whose square is
+    # infinite, count as such.
+    norms = torch._foreach_norm(gradients) if gradients else []
+    sound = [torch.isfinite(norm) for norm in norms]
     return [torch.stack([true, *part]).all() for part in (logits, step.sound_proposals, sound)]
 
 
