@@ -68,10 +68,8 @@ def _pointer_faults(path: Path) -> list[str]:
 def _content(path: Path, folder: Path) -> Any:
     if path.suffix in (".pth", ".pt"):
         return torch.load(path, weights_only=True)
-    content = path.read_bytes()
-    if path.suffix == ".json":
-        return json.loads(content)
-    return content.replace(str(folder).encode(), b"")  # configs name their own folder
+    content = path.read_bytes().replace(str(folder).encode(), b"")  # configs name their own folder
+    return json.loads(content) if path.suffix == ".json" else content
 
 
 def _metrics_faults(folder: Path, reference: Path) -> list[str]:

@@ -74,6 +74,13 @@ def _evaluation(shared: Path, folder: Path) -> list[str]:
     return [script, "--eval-only", *words]
 
 
+def _features(shared: Path, folder: Path) -> list[str]:
+    words = ["tools/cache_features.py", "--config-file", "configs/quickstart/stage2_softmax.yaml"]
+    words += ["--out", str(folder), "--views", "2", "--shard-images", "5", "--background", "6"]
+    words += options(shared / "data", folder, test=False)
+    return [*words, "MODEL.WEIGHTS", str(shared / "stage1" / "model_final.pth")]
+
+
 def _icons(shared: Path, folder: Path) -> list[str]:
     sizes = {"--classes": 6, "--train": 40, "--val": 10, "--image-size": 64, "--workers": 1}
     words = [str(word) for pair in sizes.items() for word in pair]
@@ -106,4 +113,5 @@ JOBS = {
     ),
     "evaluation": Job(_evaluation, needs="stage1"),
     "icons": Job(_icons),
+    "features": Job(_features, needs="stage1"),
 }
