@@ -33,6 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--calibration", metavar="A,B", help=f"default: all of {known}")
     parser.add_argument("--strengths", metavar="0.2,0.4", help="default: each has its own")
     parser.add_argument("--dataset", default="", help="default: the first of DATASETS.TRAIN")
+    parser.add_argument("--cache", default="", metavar="FOLDER", help="of cache_features.py, eval")
     parser.add_argument("--images", type=at_least(0), default=500, help="0 for all (default: 500)")
     parser.add_argument("--metric", choices=METRICS, default="AP", help="what is maximised")
     parser.add_argument("--bake", action="store_true", help="write a checkpoint as well")
@@ -60,6 +61,7 @@ def main() -> int:
             dataset=args.dataset,
             num_images=args.images,
             metric=args.metric,
+            cache=args.cache,
         ),
         config_file=args.config_file,
         opts=args.opts,

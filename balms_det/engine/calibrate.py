@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from balms_det.data.class_stats import build_class_stats
+from balms_det.data.class_stats import ClassStats, build_class_stats
 from balms_det.data.count_sources import check_registered
 from balms_det.engine.calibration_files import (
     check_takes_calibration,
@@ -21,7 +21,13 @@ from balms_det.engine.calibration_files import (
     write_scan,
     write_statistics,
 )
-from balms_det.engine.calibration_search import StrengthSearch, Trial, best_trial
+from balms_det.engine.calibration_search import (
+    StrengthSearch,
+    Trial,
+    best_trial,
+    record_regions,
+)
+from balms_det.engine.feature_cache import FeatureCache
 from balms_det.engine.trainer import load_trained_weights
 from balms_det.evaluation.strength_curves import draw_strength_curves
 from balms_det.modeling.calibration import CALIBRATION_REGISTRY, calibration_class
@@ -39,6 +45,11 @@ class SearchOptions:
         dataset: registered name; empty for the first of ``DATASETS.TRAIN``.
         num_images: how many of its images; 0 for all.
         metric: "AP", "APr", "APc" or "APf" of boxes.
+        cache: a feature cache of the model for evaluation (tools/cache_features.py); its images are
+            then used, and the detector does not run. Empty for none.
+
+    Raises:
+        ValueError: images are chosen, and a cache that has its own.
     """
 
     names: Sequence[str] = ()
@@ -46,6 +57,11 @@ class SearchOptions:
     dataset: str = ""
     num_images: int = 500
     metric: str = "AP"
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        if self.cache and self.dataset:
+            raise ValueError("a cache has its own images: name either a cache or a dataset")
 
 
 def calibrate(
@@ -76,14 +92,14 @@ def calibrate(
     names = _names(options.names, cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME)
     model = _plain_model(cfg)
     check_takes_calibration(model, bake)
-    dataset = _dataset(cfg, options.dataset)
     with tempfile.TemporaryDirectory(prefix="balms_det-rois-") as folder:
-        counts, images = build_class_stats(cfg), options.num_images
-        search = StrengthSearch(cfg, model, counts, dataset, num_images=images, folder=folder)
+        counts = build_class_stats(cfg)
+        cache = _cache(cfg, model, counts, options, Path(folder))
+        search = StrengthSearch(cfg, model, counts, cache)
         trials = _try_all(search, names, options.strengths, out)
     chosen = best_trial(trials, options.metric)
     write_scan(out / "scan.json", trials, chosen)
-    _draw(trials, chosen, out / "strength.png", f"{len(search.cache)} images of {dataset}")
+    _draw(trials, chosen, out / "strength.png", _where(cache))
     opts = list(opts)
     if bake:
         write_checkpoint(out / "calibrated.pth", model, search, chosen)
@@ -94,12 +110,26 @@ def calibrate(
     return chosen
 
 
+def _cache(
+    cfg: CfgNode, model: nn.Module, counts: ClassStats, options: SearchOptions, folder: Path
+) -> FeatureCache:
+    if options.cache:
+        return FeatureCache.open(options.cache)
+    dataset = _dataset(cfg, options.dataset)
+    return record_regions(cfg, model, counts, dataset, num_images=options.num_images, folder=folder)
+
+
 def _dataset(cfg: CfgNode, asked: str) -> str:
     if not asked and not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the dataset to calibrate on (--dataset).")
     dataset = asked or cfg.DATASETS.TRAIN[0]
     check_registered(dataset)
     return dataset
+
+
+def _where(cache: FeatureCache) -> str:
+    (source,) = cache.manifest.datasets
+    return f"{cache.manifest.num_images} images of {source.name}"
 
 
 def _try_all(

@@ -1,8 +1,8 @@
 """Choosing a calibration and its strength on data, from one pass of the detector.
 
-The detector runs once over the images and its regions are kept (:mod:`balms_det.engine.roi_cache`);
-every strength of every calibration is then tried on the same regions, through exact post-processing
-and LVIS evaluation of boxes.
+The detector runs once over the images and its regions are kept, as a feature cache
+(:mod:`balms_det.engine.feature_cache`); every strength of every calibration is then tried on the
+same regions, through exact post-processing and LVIS evaluation of boxes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from torch import nn
 
 from balms_det.data.class_stats import ClassStats
 from balms_det.data.fractal import dataset_fractal_dimensions
-from balms_det.engine.roi_cache import RoICache, calibrated_scores, detections, record_rois
-from balms_det.evaluation.box_ap import METRICS, as_results, box_ap, lvis_ground_truth
+from balms_det.engine.feature_cache import CacheOptions, FeatureCache, cache_features
+from balms_det.engine.feature_cache.evaluate import CachedEvaluation
+from balms_det.engine.feature_cache.layout import EVAL
+from balms_det.engine.feature_cache.rois import cached_rois, calibrated_scores, detections
+from balms_det.evaluation.box_ap import METRICS, box_ap
 from balms_det.modeling.calibration import (
     Calibration,
     LogitStatistics,
@@ -72,40 +76,54 @@ def _holds_rare(record: dict, groups: Sequence[str]) -> bool:
     return any(groups[a["category_id"]] == "r" for a in record.get("annotations", ()))
 
 
-class StrengthSearch:
-    """Tries calibrations of one model on one dataset.
+def record_regions(
+    cfg: CfgNode,
+    model: nn.Module,
+    class_stats: ClassStats,
+    dataset_name: str,
+    *,
+    num_images: int,
+    folder: Path,
+) -> FeatureCache:
+    """Run a detector over a dataset and keep its regions, exactly as they are.
 
     Args:
         cfg: the model's config; its test settings are used.
-        model: weights loaded, not calibrated.
+        model: weights loaded.
         class_stats: of the model's training set.
         dataset_name: a registered dataset of the model's classes.
         num_images: how many of its images (see :func:`choose_images`).
-        folder: where the regions are kept meanwhile.
+        folder: where they are kept.
+    """
+    groups = class_stats.frequency_groups()
+    dicts = choose_images(DatasetCatalog.get(dataset_name), groups, num_images)
+    logger.info("Recording the regions of %d images of '%s'", len(dicts), dataset_name)
+    options = CacheOptions(purpose=EVAL, dataset=dataset_name, dtype="float32")
+    cache_features(cfg, folder, options, records=dicts, model=model)
+    return FeatureCache.open(folder, verify=False)
+
+
+class StrengthSearch:
+    """Tries calibrations of one model on the regions of a cache.
+
+    Args:
+        cfg: the model's config.
+        model: weights loaded, not calibrated.
+        class_stats: of the model's training set.
+        cache: of its regions.
+
+    Raises:
+        FeatureCacheError: the cache is of something else.
     """
 
     def __init__(
-        self,
-        cfg,
-        model: nn.Module,
-        class_stats: ClassStats,
-        dataset_name: str,
-        *,
-        num_images: int,
-        folder: str | Path,
+        self, cfg: CfgNode, model: nn.Module, class_stats: ClassStats, cache: FeatureCache
     ):
-        self.cfg, self.class_stats = cfg, class_stats
+        self.cfg, self.class_stats, self.cache = cfg, class_stats, cache
+        cache.check_matches(cfg)
         self.predictors = box_predictors(model)
         self.heads = [head_of(predictor, i) for i, predictor in enumerate(self.predictors)]
-        groups = class_stats.frequency_groups()
-        dicts = choose_images(DatasetCatalog.get(dataset_name), groups, num_images)
-        self.ground_truth = lvis_ground_truth(dataset_name, dicts, groups)
-        self.cache = RoICache(Path(folder))
-        logger.info("Recording the regions of %d images of '%s'", len(dicts), dataset_name)
-        mapper = DatasetMapper(cfg, is_train=False)
-        workers = cfg.DATALOADER.NUM_WORKERS
-        loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=workers)
-        record_rois(model, loader, self.cache)
+        self.ground_truth = CachedEvaluation(cache).ground_truth
 
     def statistics(self, names: Sequence[str]) -> dict[str, Any]:
         """The tables that these calibrations need (``modeling/calibration/statistics.py``): fractal
@@ -123,7 +141,7 @@ class StrengthSearch:
     def _logit_statistics(self) -> list[dict[str, list[float]]]:
         widths = [predictor.cls_score.out_features for predictor in self.predictors]
         stages = [LogitStatistics(width).double() for width in widths]
-        for rois in self.cache:
+        for rois in cached_rois(self.cache, self.predictors):
             for stage, logits in zip(stages, rois.logits):
                 if len(logits):
                     stage(logits.double())
@@ -155,10 +173,8 @@ class StrengthSearch:
     @torch.no_grad()
     def _evaluate(self, trials: list[Trial]) -> list[Trial]:
         calibrations = [self.build(trial) for trial in trials]
-        device = self.predictors[0].bbox_pred.weight.device
         results: list[list[tuple]] = [[] for _ in trials]
-        for rois in self.cache:
-            rois = rois.to(device)
+        for rois in cached_rois(self.cache, self.predictors):
             for calibration, own in zip(calibrations, results):
                 scores = calibrated_scores(rois, self.predictors, calibration)
                 found = detections(rois, scores, self.predictors[-1])
@@ -166,9 +182,7 @@ class StrengthSearch:
                 own.append((rois.image_id, *(column.cpu().numpy() for column in columns)))
         evaluated = []
         for trial, own in zip(trials, results):
-            # Dicts take far more memory than arrays: they are made for one trial at a time.
-            dicts = [result for image in own for result in as_results(*image)]
-            metrics = box_ap(self.ground_truth, dicts)
+            metrics = box_ap(self.ground_truth, own)
             evaluated.append(Trial(trial.name, trial.strength, trial.arguments, metrics))
             shown = "  ".join(f"{metric} {metrics[metric]:.2f}" for metric in METRICS)
             logger.info("%s at strength %g: box %s", trial.name, trial.strength, shown)

@@ -120,7 +120,6 @@ def launch_main(main, args) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
-    try:
-        main(args)
-    finally:
-        torch.distributed.destroy_process_group()
+    main(args)
+    # Not where main fails: this may wait for other ranks, and torchrun must see the error first.
+    torch.distributed.destroy_process_group()

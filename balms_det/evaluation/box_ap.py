@@ -1,18 +1,36 @@
-"""LVIS box AP of detections in memory against a part of any registered dataset."""
+"""LVIS box AP of detections in memory against a part of any registered dataset.
+
+For many calls on one ground truth (a calibration at many strengths, a classifier after every epoch)
+prepare it once::
+
+    truth = BoxTruth(lvis_ground_truth(dataset_name, dataset_dicts, frequency))
+    box_ap(truth, [(image_id, boxes, scores, classes), ...])["APr"]
+
+Symbols: ``K`` categories; contiguous class ``c`` is category ``c + 1``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.data.annotation_json import garbage_collector_paused
+from balms_det.evaluation.backends import rust
+from balms_det.evaluation.detections import Detections, evaluated_detections
+from balms_det.evaluation.ground_truth import read_ground_truth
+from balms_det.evaluation.lvis_eval import group_members
+from balms_det.evaluation.lvis_result import group_ap
 
 METRICS = ("AP", "APr", "APc", "APf")
+_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+
+# Of one image: id, boxes, scores, classes.
+Found = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
 
 
 def lvis_ground_truth(
@@ -20,8 +38,8 @@ def lvis_ground_truth(
 ) -> dict[str, Any]:
     """Dataset dicts as the content of a LVIS annotation file, boxes only.
 
-    Category ids are contiguous class + 1. Data without LVIS's ``neg_category_ids`` counts as
-    annotated completely: every class is evaluated on every image.
+    An image without LVIS's ``neg_category_ids`` counts as annotated completely: every class is
+    evaluated on it. Where no image has them, the content is in COCO's format, which says just that.
 
     Args:
         dataset_name: the registered dataset that the dicts are of.
@@ -29,10 +47,13 @@ def lvis_ground_truth(
         frequency: K letters "r", "c" or "f".
     """
     class_of = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
+    federated = any(field in record for record in dataset_dicts for field in _FEDERATED)
     images, annotations = [], []
     for record in dataset_dicts:
         own = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
-        images.append(_image(record, own, class_of, len(frequency)))
+        image = {"id": record["image_id"], "height": record["height"], "width": record["width"]}
+        lists = _federated_lists(record, own, class_of, len(frequency)) if federated else {}
+        images.append({**image, **lists})
         annotations += [_annotation(record, instance) for instance in own]
     for number, annotation in enumerate(annotations):
         annotation["id"] = number + 1
@@ -40,28 +61,24 @@ def lvis_ground_truth(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _image(record: dict, own: list[dict], class_of: dict[int, int] | None, num_classes: int):
+def _federated_lists(
+    record: dict, own: list[dict], class_of: dict[int, int] | None, num_classes: int
+) -> dict[str, list[int]]:
     if "neg_category_ids" in record:
         absent = _ids(record["neg_category_ids"], class_of)
     else:
         absent = sorted({*range(1, num_classes + 1)} - {a["category_id"] + 1 for a in own})
-    return {
-        "id": record["image_id"],
-        "height": record["height"],
-        "width": record["width"],
-        "neg_category_ids": absent,
-        "not_exhaustive_category_ids": _ids(
-            record.get("not_exhaustive_category_ids", ()), class_of
-        ),
-    }
+    partly = _ids(record.get("not_exhaustive_category_ids", ()), class_of)
+    return {"neg_category_ids": absent, "not_exhaustive_category_ids": partly}
 
 
 def _annotation(record: dict, instance: dict) -> dict[str, Any]:
     box = BoxMode.convert(list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYWH_ABS)
+    box = [float(number) for number in box]  # dataset dicts may hold numpy's numbers
     return {
         "image_id": record["image_id"],
         "category_id": instance["category_id"] + 1,
-        "bbox": list(box),
+        "bbox": box,
         "area": box[2] * box[3],  # AP by size is not asked for
     }
 
@@ -72,45 +89,83 @@ def _ids(dataset_ids: Sequence[int], class_of: dict[int, int] | None) -> list[in
     return [class_of[i] + 1 for i in dataset_ids]
 
 
-def box_ap(ground_truth: dict[str, Any], results: list[dict], max_dets: int = 300) -> dict:
+class BoxTruth:
+    """Ground truth that is read once and evaluated on many times.
+
+    Args:
+        content: of :func:`lvis_ground_truth`.
+
+    Raises:
+        AnnotationFileError: the content is not that.
+    """
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.columns = read_ground_truth(content, masks=False)
+        self.groups = group_members(self.columns, None)
+        self._rank = {image_id: n for n, image_id in enumerate(self.columns.image_ids)}
+
+    def detections(self, found: Iterable[Found]) -> Detections:
+        """The detections of some images, see :func:`box_ap`, in columns."""
+        ranks, parts = [], []
+        for image_id, boxes, scores, classes in found:
+            ranks.append(self._rank_of(image_id))
+            parts.append((boxes, scores, classes))
+        if not parts:
+            parts = [(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))]
+        boxes, scores, classes = (np.concatenate(column) for column in zip(*parts))
+        image = np.repeat(np.array(ranks, np.int64), [len(part[1]) for part in parts[: len(ranks)]])
+        size = boxes[:, 2:] - boxes[:, :2]  # in the boxes' own precision, as Detectron2 has it
+        box = np.concatenate([boxes[:, :2], size], axis=1).astype(np.float64)
+        _check(box, scores, classes, len(self.columns.category_ids))
+        return Detections(image, classes.astype(np.int64), scores.astype(np.float64), box, None)
+
+    def _rank_of(self, image_id: int | str) -> int:
+        try:
+            return self._rank[image_id]
+        except KeyError:
+            raise ValueError(f"image {image_id!r} is not in the ground truth.") from None
+
+
+def _check(box: np.ndarray, scores: np.ndarray, classes: np.ndarray, num_classes: int) -> None:
+    if not (len(box) == len(scores) == len(classes)):
+        raise ValueError(
+            f"{len(box)} boxes have {len(scores)} scores and {len(classes)} classes: "
+            "each needs one of both."
+        )
+    for what, good in (
+        ("score that is not finite", np.isfinite(scores)),
+        ("box that is not finite", np.isfinite(box).all(axis=1)),
+        ("box of negative size", (box[:, 2:] >= 0).all(axis=1)),
+        (f"class that is none of the {num_classes}", (classes >= 0) & (classes < num_classes)),
+    ):
+        if not good.all():
+            n = int(np.argmin(good))
+            raise ValueError(
+                f"detection {n} has a {what}: score {scores[n]}, class {classes[n]}, "
+                f"box (x, y, width, height) {box[n].tolist()}."
+            )
+
+
+@garbage_collector_paused()
+def box_ap(
+    ground_truth: dict[str, Any] | BoxTruth, found: Iterable[Found], max_dets: int = 300
+) -> dict[str, float]:
     """AP, APr, APc and APf in percent; NaN where nothing can be said.
 
     Args:
-        ground_truth: of :func:`lvis_ground_truth`.
-        results: ``[{image_id, category_id, bbox xywh, score}]``.
-        max_dets: detections an image that count.
+        ground_truth: of :func:`lvis_ground_truth`, or that prepared as a :class:`BoxTruth`.
+        found: for each image its id, (n, 4) boxes (x0, y0, x1, y1 in pixels of the dataset), (n,)
+            scores and (n,) contiguous classes, all numpy arrays.
+        max_dets: detections of an image that count.
+
+    Raises:
+        ValueError: an unknown image or class, a score or box that is not finite.
     """
-    if not results:
+    truth = ground_truth if isinstance(ground_truth, BoxTruth) else BoxTruth(ground_truth)
+    detections = truth.detections(found)
+    if not len(detections):
         return dict.fromkeys(METRICS, math.nan)
-    lvis = import_lvis()
-    truth = _index(lvis, ground_truth)
-    found = lvis.LVISResults(truth, results, max_dets=max_dets)
-    evaluation = lvis.LVISEval(truth, found, "bbox")
-    evaluation.params.max_dets = max_dets
-    evaluation.run()
-    values = evaluation.get_results()
-    return {m: 100 * float(values[m]) if values[m] >= 0 else math.nan for m in METRICS}
-
-
-def _index(lvis, content: dict[str, Any]):
-    """An ``lvis.LVIS`` of content in memory, where its own constructor reads a file."""
-    in_memory = type("LVISInMemory", (lvis.LVIS,), {"_load_json": lambda self, content: content})
-    return in_memory(content)
-
-
-def as_results(
-    image_id: int | str, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray
-) -> list[dict]:
-    """Detections of one image as LVIS results.
-
-    Args:
-        image_id: the image.
-        boxes: (n, 4) x0, y0, x1, y1.
-        scores, classes: (n,), contiguous classes.
-    """
-    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    columns = zip(boxes.tolist(), scores.tolist(), (classes + 1).tolist())
-    return [
-        {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-        for box, score, category in columns
-    ]
+    detections = evaluated_detections(truth.columns, detections, max_dets, -1)
+    curves = rust.evaluate(truth.columns, detections, "bbox", areas=("all",))
+    values = group_ap(curves, truth.columns.category_ids, truth.groups)
+    return {m: 100 * values[m] if values[m] >= 0 else math.nan for m in METRICS}

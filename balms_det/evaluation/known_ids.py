@@ -18,6 +18,8 @@ from balms_det.data.annotation_json import (
 )
 from balms_det.data.entry_ids import sorted_by_id
 
+_TABLE_SIZE = 1 << 24  # ids of COCO and LVIS are below a million
+
 
 class _Image(msgspec.Struct, gc=False):
     id: Id | str
@@ -41,16 +43,23 @@ class KnownIds:
     Attributes:
         image_ids: image ids.
         sizes: (images, 2) int64, height and width in pixels.
+        size_lists: the same, [height, width] of each.
         category_ids: category ids.
         image_rank: image id to rank.
         category_rank: category id to rank.
+        image_table: the ranks once more, at the places of the ids, or -1; None where ids are no
+            small whole numbers.
+        category_table: the same for categories.
     """
 
     image_ids: list
     sizes: np.ndarray
+    size_lists: list[list[int]]
     category_ids: list
     image_rank: dict
     category_rank: dict
+    image_table: np.ndarray | None
+    category_table: np.ndarray | None
 
     @classmethod
     def of(cls, gt: Any) -> KnownIds:
@@ -76,7 +85,17 @@ class KnownIds:
     @classmethod
     def _of(cls, image_ids: list, sizes: list, category_ids: list) -> KnownIds:
         ranks = ({i: n for n, i in enumerate(ids)} for ids in (image_ids, category_ids))
-        return cls(image_ids, np.array(sizes, np.int64).reshape(-1, 2), category_ids, *ranks)
+        tables = (_table(ids) for ids in (image_ids, category_ids))
+        sizes = np.array(sizes, np.int64).reshape(-1, 2)
+        return cls(image_ids, sizes, sizes.tolist(), category_ids, *ranks, *tables)
+
+
+def _table(ids: list) -> np.ndarray | None:
+    if not all(isinstance(i, int) and 0 <= i < _TABLE_SIZE for i in ids):
+        return None
+    table = np.full(max(ids, default=0) + 1, -1, np.int64)
+    table[ids] = np.arange(len(ids))
+    return table
 
 
 def _read(gt: Any) -> _File:

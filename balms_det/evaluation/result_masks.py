@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from balms_det.data.rle import runs_fit
+from balms_det.data.rle import rle_pixels
 from balms_det.evaluation.result_columns import Columns, Problem
 
 
 def drop_broken_masks(columns: Columns, problems: dict) -> Columns:
     """Report masks whose runs do not add up to height times width, and leave them out."""
-    broken = ~runs_fit(columns.masks)
+    broken = rle_pixels(columns.masks)[1] != columns.masks.pixels()
     if not broken.any():
         return columns
     where = np.flatnonzero(broken)

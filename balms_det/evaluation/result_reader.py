@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.mask_column import MaskColumn
 from balms_det.evaluation.result_columns import Columns, Problem
 from balms_det.evaluation.sound_columns import finite_boxes, read_ids, sound_columns
 
@@ -39,7 +40,7 @@ def read_columns(
     image = reader.ranks("image_id", known.image_rank)
     category = reader.ranks("category_id", known.category_rank)
     score = reader.numbers("score", reader.values("score"))
-    masks = reader.masks(image, known.sizes) if "segmentation" in keys else None
+    masks = reader.masks(image, known) if "segmentation" in keys else None
     box = reader.boxes() if "bbox" in keys else None
     ids = read_ids(reader.entries)
     index = np.arange(offset, offset + len(entries))
@@ -98,21 +99,22 @@ class _ChunkReader:
         self.report("has a bbox of negative size", (box[:, 2:] < 0).any(1), values)
         return box
 
-    def masks(self, image: np.ndarray, sizes: np.ndarray) -> list[dict]:
-        """N RLEs; ``image`` (N,) and ``sizes`` (images, 2) say how large they have to be."""
+    def masks(self, image: np.ndarray, known: KnownIds) -> MaskColumn:
+        """The masks, which have to be as large as their images, (N,) ranks."""
         values = self.values("segmentation")
         fits = _each(values, _is_rle)
         self.report("has a segmentation that is not a compressed RLE", ~fits, values)
         values = _only(fits, values, _EMPTY_RLE)
         flat = itertools.chain.from_iterable(map(operator.itemgetter("size"), values))
         size = np.fromiter(flat, np.int64, 2 * len(values)).reshape(-1, 2)
-        expected = sizes[image]
+        expected = known.sizes[image]
         wrong = (size != expected).any(1)
         if (wrong & self.good).any():
             pairs = zip(size.tolist(), expected.tolist())
             shown = [{"mask": own, "image": right} for own, right in pairs]
             self.report("has a mask of another (height, width) than its image", wrong, shown)
-        return values
+        counts = list(map(operator.itemgetter("counts"), values))
+        return MaskColumn(counts, image, known.size_lists)
 
 
 def _each(values: Sequence, test: Callable[[Any], bool]) -> np.ndarray:

@@ -52,6 +52,12 @@ class WrittenMask:
             segmentation = [np.asarray(polygon, np.float64) for polygon in segmentation]
         self.segmentation = segmentation
 
+    def as_written(self) -> Any:
+        """Polygons as lists of numbers, or an RLE."""
+        if isinstance(self.segmentation, list):
+            return [polygon.tolist() for polygon in self.segmentation]
+        return self.segmentation
+
 
 class MaskedAnnotation(TruthAnnotation, gc=False):
     segmentation: WrittenMask | None = None

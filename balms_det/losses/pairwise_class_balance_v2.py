@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.equalization_v2 import EQLv2Loss
+from balms_det.losses.functional import row_blocks, rows_of_objects
 from balms_det.losses.pairwise_class_balance import PairwiseBalance
-from balms_det.losses.running_state import sum_over_ranks
+from balms_det.losses.soft_labels import SoftTargets, binary_slopes, soft_binary_cross_entropy
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -63,28 +63,24 @@ class PCBEQLv2Loss(PairwiseBalance, EQLv2Loss):
         # The weights of this batch: before its gradients are added.
         positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
         self.advance(logits, gt_classes)
-        target = self._targets(gt_classes, logits.dtype)
-        weights = torch.lerp(negative, positive, target)
-        return F.binary_cross_entropy_with_logits(logits, target, weights, reduction="none").sum(
-            dim=1
-        )
+        targets = self._targets(gt_classes, logits.dtype)
+        return soft_binary_cross_entropy(logits, targets, positive, negative)
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
-        score = logits.sigmoid()
-        self.move_confusion(score[:, : self.num_classes], gt_classes)
-        target = self._targets(gt_classes, logits.dtype)
+        objects, labels = rows_of_objects(self.num_classes, gt_classes, logits)
+        self.move_confusion(objects[:, : self.num_classes].sigmoid(), labels)
+        targets = self._targets(gt_classes, logits.dtype)
         positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
-        gradient = (score - target).abs() * torch.lerp(negative, positive, target)
-        pulled = (gradient * target).sum(dim=0, dtype=torch.float64)
-        pushed = gradient.sum(dim=0, dtype=torch.float64) - pulled
-        sums = sum_over_ranks(torch.stack([pulled, pushed]))[:, :-1]
-        self.pos_grad += sums[0]
-        self.neg_grad += sums[1]
-        self.pos_neg.copy_(self.pos_grad / (self.neg_grad + self.eps))
+        pulled = self.pos_grad.new_zeros(self.num_logits)
+        pushed = torch.zeros_like(pulled)
+        for rows in row_blocks(logits):
+            target = targets.of_rows(rows)
+            size = binary_slopes(logits[rows], target, positive, negative).abs_()
+            up = target.mul_(size)
+            pulled += up.sum(dim=0)
+            pushed += size.sub_(up).sum(dim=0)
+        self.add_gradients(pulled, pushed)
 
-    def _targets(self, gt_classes: Tensor, dtype: torch.dtype) -> Tensor:
-        """t, (R, K + 1)."""
-        share = self.shares(gt_classes, dtype).unsqueeze(1)
-        soft = F.pad(self.soft_labels(dtype)[gt_classes], (0, 1))
-        one_hot = torch.zeros_like(soft).scatter_(1, gt_classes.unsqueeze(1), 1.0)
-        return torch.lerp(one_hot, soft, share)
+    def _targets(self, gt_classes: Tensor, dtype: torch.dtype) -> SoftTargets:
+        soft = self.soft_labels(dtype, self.num_logits)
+        return SoftTargets(soft, gt_classes, self.shares(gt_classes, dtype))

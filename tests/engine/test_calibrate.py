@@ -6,24 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads, build_model
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
 
-from balms_det.data.class_stats import build_class_stats
 from balms_det.engine import LongTailTrainer, load_cfg, load_weights
 from balms_det.engine.calibrate import SearchOptions, calibrate
 from balms_det.engine.calibration_search import Trial, best_trial, choose_images
-from balms_det.engine.roi_cache import RoICache, calibrated_scores, detections, record_rois
+from balms_det.engine.feature_cache import CacheOptions, cache_features
 from balms_det.modeling.calibration import (
     CALIBRATION_REGISTRY,
-    Head,
-    box_predictors,
-    build_calibration,
-    calibrate_model,
 )
 
 CONFIG = "stage1.yaml"
@@ -71,67 +65,15 @@ def options(small_options, weights):
     return [*small_options, *proposals, *limit, "MODEL.WEIGHTS", weights]
 
 
-def _loader(cfg):
-    dicts = DatasetCatalog.get(cfg.DATASETS.TEST[0])
-    return build_detection_test_loader(dicts, mapper=DatasetMapper(cfg, is_train=False))
-
-
-def _same(one, other):
-    assert len(one) == len(other) > 0
-    assert torch.equal(one.scores, other.scores)
-    assert torch.equal(one.pred_classes, other.pred_classes)
-    assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
-
-
-@pytest.mark.parametrize("agnostic", ["True", "False"])
-@pytest.mark.parametrize("heads", ["LongTailROIHeads", "StandardROIHeads", "CascadeROIHeads"])
-def test_cached_regions_give_the_models_own_detections(make_cfg, tmp_path, heads, agnostic):
-    if heads == "CascadeROIHeads" and agnostic == "False":
-        pytest.skip("Detectron2's cascade has class-agnostic boxes only")
-    keys = ["MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", agnostic]
-    cfg = make_cfg(CONFIG, tmp_path, *keys)
-    torch.manual_seed(2)
-    model = build_model(cfg).eval()
-    predictors = box_predictors(model)
-    loader = _loader(cfg)
-    cache = RoICache(tmp_path / "rois")
-    record_rois(model, loader, cache)
-    assert len(cache) == 4
-    assert all("predict_probs" not in vars(predictor) for predictor in predictors)
-    with torch.no_grad():
-        plain = [model(batch)[0]["instances"] for batch in loader]
-        for rois, expected in zip(cache, plain):
-            scores = calibrated_scores(rois, predictors)
-            _same(detections(rois, scores, predictors[-1]), expected)
-        calibrations = _norcal(cfg, len(predictors))
-        found = [
-            detections(rois, calibrated_scores(rois, predictors, calibrations), predictors[-1])
-            for rois in cache
-        ]
-        calibrate_model(model, "NorCal", build_class_stats(cfg))
-        for own, batch in zip(found, loader):
-            _same(own, model(batch)[0]["instances"])
-
-
-def _norcal(cfg, stages):
-    heads = [Head(cfg.MODEL.ROI_HEADS.NUM_CLASSES, "softmax", stage) for stage in range(stages)]
-    return [build_calibration("NorCal", head, build_class_stats(cfg)) for head in heads]
-
-
-def test_batches_of_several_images_are_refused(make_cfg, tmp_path):
-    model = build_model(make_cfg(CONFIG, tmp_path))
-    with pytest.raises(ValueError, match="a batch of 2"):
-        record_rois(model, [[{}, {}]], RoICache(tmp_path / "rois"))
-
-
 def _search(options, out, **kwargs):
     from tests.engine.conftest import CONFIGS
 
     config = str(CONFIGS / CONFIG)
-    fields = ("names", "strengths", "dataset", "num_images", "metric")
+    fields = ("names", "strengths", "dataset", "num_images", "metric", "cache")
     search = {key: kwargs.pop(key) for key in fields if key in kwargs}
     cfg = load_cfg(config, options)
-    search.setdefault("dataset", cfg.DATASETS.TEST[0])
+    if "cache" not in search:
+        search.setdefault("dataset", cfg.DATASETS.TEST[0])
     return calibrate(cfg, out, SearchOptions(**search), config_file=config, opts=options, **kwargs)
 
 
@@ -155,6 +97,22 @@ def test_every_calibration_is_tried_and_written_down(options, tmp_path):
     tables = json.loads((tmp_path / "statistics.json").read_text())
     lengths = {key: len(table) for key, table in tables.items()}
     assert lengths == {"fractal_dimension": 6, "logit_mean": 7, "logit_var": 7}
+
+
+def test_a_cache_takes_the_place_of_the_detector(options, tmp_path, monkeypatch):
+    from tests.engine.conftest import CONFIGS
+
+    cfg = load_cfg(str(CONFIGS / CONFIG), options)
+    exact = CacheOptions(purpose="eval", dtype="float32")
+    cache_features(cfg, tmp_path / "cache", exact)
+    tried = {"names": ["NorCal"], "strengths": [0.3, 0.6]}
+    expected = _search(options, tmp_path / "run", **tried)
+    monkeypatch.setattr("balms_det.engine.calibrate.record_regions", None)
+    assert _search(options, tmp_path / "cached", cache=str(tmp_path / "cache"), **tried) == expected
+    scans = [json.loads((tmp_path / o / "scan.json").read_text()) for o in ("run", "cached")]
+    assert scans[0] == scans[1]
+    with pytest.raises(ValueError, match="either a cache or a dataset"):
+        SearchOptions(cache="one", dataset="other")
 
 
 @pytest.mark.parametrize("bake", [False, True])

@@ -1,0 +1,197 @@
+"""What a feature cache says of itself: ``manifest.json``, written last."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import msgspec
+
+from balms_det.data.class_stats import ClassStats
+from balms_det.engine.feature_cache.layout import FORMAT, MANIFEST, VERSION, FeatureCacheError
+from balms_det.files import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A dataset by name, and the SHA-256 of its annotations."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the content of a cache follows from: with the same settings, the same bytes.
+
+    Attributes:
+        purpose: "train" or "eval".
+        weights_sha256: of the checkpoint file.
+        model_sha256: of the part of the config that the features depend on.
+        datasets: what the images are of.
+        num_images: how many images.
+        images_sha256: of their ids.
+        num_classes: K.
+        class_names: K names, None where the dataset has none.
+        views: passes over the images.
+        augmented: whether each pass has random numbers of its own for the training augmentation;
+            without, there is one pass over the images as in testing.
+        background: background RoIs kept of an image in a pass, -1 for all.
+        seed: of augmentation and of the choice of background RoIs.
+        dtype: of features, "float16" or "float32".
+        shard_images: images of a shard; the last of a view may have fewer.
+    """
+
+    purpose: str
+    weights_sha256: str
+    model_sha256: str
+    datasets: tuple[Source, ...]
+    num_images: int
+    images_sha256: str
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    views: int
+    augmented: bool
+    background: int
+    seed: int
+    dtype: str
+    shard_images: int
+
+    def digest(self) -> str:
+        """SHA-256 of all of them; every shard carries it."""
+        own = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        return hashlib.sha256(msgspec.json.encode(own)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard.
+
+    Attributes:
+        name: of the file.
+        view, start, stop: it holds images ``start`` to ``stop - 1`` in that view.
+        bytes, sha256: of the file.
+        rois: RoIs of every stage.
+        sampled: by stage, how many foreground RoIs, and how many in all, the detector's own RoI
+            sampler would have taken of these images; in later stages of a cascade an estimate.
+    """
+
+    name: str
+    view: int
+    start: int
+    stop: int
+    bytes: int
+    sha256: str
+    rois: tuple[int, ...]
+    sampled: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCounts:
+    """The counts of the model's training set; see :class:`balms_det.data.ClassStats`."""
+
+    image_count: tuple[int, ...]
+    instance_count: tuple[int, ...]
+    num_images: int
+    frequency: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Settings):
+    """The settings of a cache, and what it came out as.
+
+    Attributes:
+        format, version: of the layout.
+        config: the detector's whole config, as YAML.
+        class_counts: of the detector's training set.
+        image_ids: ``num_images`` ids in the dataset.
+        feature_dim: D.
+        shards: in the order of view and images.
+    """
+
+    format: str = FORMAT
+    version: int = VERSION
+    config: str
+    class_counts: ClassCounts
+    image_ids: tuple[int | str, ...]
+    feature_dim: int
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def num_stages(self) -> int:
+        """Box heads: 1, or the stages of a cascade."""
+        return len(self.shards[0].rois)
+
+    def num_rois(self, stage: int = 0) -> int:
+        """RoIs of a stage."""
+        return sum(shard.rois[stage] for shard in self.shards)
+
+    def foreground_share(self, stage: int = 0) -> float:
+        """The share of foreground among the RoIs that the detector's own sampler takes."""
+        foreground, total = (sum(s.sampled[stage][i] for s in self.shards) for i in (0, 1))
+        return foreground / total if total else 0.0
+
+    def rois_per_image(self, stage: int = 0) -> float:
+        """How many RoIs the detector's own sampler takes of an image, on average."""
+        return sum(s.sampled[stage][1] for s in self.shards) / (self.num_images * self.views)
+
+    def class_stats(self) -> ClassStats:
+        """Class statistics that a classifier is trained with."""
+        counts = self.class_counts
+        return ClassStats(
+            counts.image_count,
+            counts.instance_count,
+            counts.num_images,
+            self.class_names,
+            counts.frequency,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder of the cache."""
+        content = msgspec.json.format(msgspec.json.encode(self), indent=1)
+        write_atomically(Path(folder) / MANIFEST, content)
+
+
+class _Head(msgspec.Struct):
+    format: str = ""
+    version: int = 0
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a cache.
+
+    Raises:
+        FeatureCacheError: there is none, it is none of ours, or of another version.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FeatureCacheError(_why_absent(Path(folder))) from error
+    try:
+        head = msgspec.json.decode(content, type=_Head)
+        if head.format != FORMAT:
+            raise FeatureCacheError(f"{path}: this is not the manifest of a feature cache")
+        if head.version != VERSION:
+            raise FeatureCacheError(
+                f"{path}: the cache has version {head.version} of the format, and this balms_det "
+                f"reads version {VERSION}: make the cache again with tools/cache_features.py"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise FeatureCacheError(
+            f"{path}: the manifest is damaged ({error}). Delete it and call "
+            "tools/cache_features.py again: it keeps the shards and writes a new one"
+        ) from error
+
+
+def _why_absent(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: there is no such folder; tools/cache_features.py makes a feature cache"
+    if any(folder.glob("shard-*.safetensors")):
+        return (
+            f"{folder}: this feature cache is not finished: call tools/cache_features.py again as "
+            "before, and it goes on where it stopped"
+        )
+    return f"{folder}: this is no feature cache, it has no {MANIFEST}"

@@ -1,0 +1,128 @@
+"""The regions of cached images, and what classifiers make of them.
+
+Symbols: ``R`` RoIs of an image, ``L`` logits, ``S`` box heads (1, or the stages of a cascade).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from balms_det.engine.feature_cache.layout import (
+    EVAL,
+    FEATURES,
+    LAST_BOXES,
+    OFFSETS,
+    PROPOSALS,
+    SIZES,
+    FeatureCacheError,
+    column,
+)
+from balms_det.engine.feature_cache.reader import FeatureCache
+from balms_det.modeling.calibration import Calibration
+from balms_det.modeling.fast_inference import fast_rcnn_inference
+
+Predictors = Sequence[FastRCNNOutputLayers]
+
+
+@dataclass(frozen=True)
+class RoIs:
+    """The regions of one image.
+
+    Attributes:
+        image_id: id in the dataset.
+        size: (height, width) of the image in the dataset.
+        input_size: (height, width) of what the network saw; ``boxes`` are in these pixels.
+        logits: S tensors (R, L).
+        boxes: (R, 4), or (R, 4 K) where boxes depend on the class.
+    """
+
+    image_id: int | str
+    size: tuple[int, int]
+    input_size: tuple[int, int]
+    logits: list[Tensor]
+    boxes: Tensor
+
+
+@torch.no_grad()
+def cached_rois(cache: FeatureCache, predictors: Predictors) -> Iterator[RoIs]:
+    """The regions of every image, with the logits that these classifiers give them.
+
+    Raises:
+        FeatureCacheError: the cache is for training, or of another number of stages or classes.
+    """
+    cache.check_purpose(EVAL)
+    cache.check_classes(predictors[0].num_classes)
+    if len(predictors) != cache.manifest.num_stages:
+        raise FeatureCacheError(
+            f"{cache.folder}: the cache has {cache.manifest.num_stages} stages, the model "
+            f"{len(predictors)}"
+        )
+    for entry, columns in cache.shards():
+        offsets = columns[OFFSETS].tolist()
+        for i, image in enumerate(range(entry.start, entry.stop)):
+            rows = slice(offsets[i], offsets[i + 1])
+            size, input_size = columns[SIZES][i].view(2, 2).tolist()
+            image_id = cache.manifest.image_ids[image]
+            logits, boxes = _read(columns, rows, tuple(input_size), predictors)
+            yield RoIs(image_id, tuple(size), tuple(input_size), logits, boxes)
+
+
+def _read(
+    columns: dict[str, Tensor], rows: slice, input_size: tuple[int, int], predictors: Predictors
+) -> tuple[list[Tensor], Tensor]:
+    """Logits by stage and last boxes of one image."""
+    device = predictors[-1].bbox_pred.weight.device
+    read = [columns[column(s, FEATURES)][rows].to(device).float() for s in range(len(predictors))]
+    logits = [predictor.cls_score(features) for predictor, features in zip(predictors, read)]
+    if LAST_BOXES in columns:
+        return logits, columns[LAST_BOXES][rows].to(device)
+    proposals = Instances(input_size)
+    proposals.proposal_boxes = Boxes(columns[PROPOSALS][rows].to(device))
+    last = predictors[-1]
+    (boxes,) = last.predict_boxes((logits[-1], last.bbox_pred(read[-1])), [proposals])
+    return logits, boxes
+
+
+def calibrated_scores(
+    rois: RoIs,
+    predictors: Predictors,
+    calibrations: Sequence[Calibration] | None = None,
+) -> Tensor:
+    """Scores of an image's regions, (R, K + 1): the mean over stages, as Detectron2 takes it.
+
+    Args:
+        rois: one image.
+        predictors: the model's box predictors, not calibrated.
+        calibrations: one a predictor; None for plain scores.
+    """
+    total = []
+    for stage, (predictor, logits) in enumerate(zip(predictors, rois.logits)):
+        # Of its proposals predict_probs reads the number alone, so the logits stand for them.
+        def to_scores(changed: Tensor, predictor=predictor) -> Tensor:
+            return predictor.predict_probs((changed, None), [changed])[0]
+
+        if calibrations is None:
+            total.append(to_scores(logits))
+        else:
+            total.append(calibrations[stage](logits, to_scores, predictor.cls_score))
+    return sum(total) * (1.0 / len(total))
+
+
+def detections(rois: RoIs, scores: Tensor, predictor: FastRCNNOutputLayers) -> Instances:
+    """The detections of an image, in its dataset's pixels, as the model itself would give them."""
+    (found,), _ = fast_rcnn_inference(
+        [rois.boxes],
+        [scores],
+        [rois.input_size],
+        predictor.test_score_thresh,
+        predictor.test_nms_thresh,
+        predictor.test_topk_per_image,
+    )
+    return detector_postprocess(found, *rois.size)

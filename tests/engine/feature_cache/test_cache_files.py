@@ -1,0 +1,243 @@
+"""Shards and manifest: whole or not there, the same whatever happened meanwhile, and checked."""
+
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from balms_det.engine.feature_cache import (
+    CacheOptions,
+    FeatureCache,
+    FeatureCacheError,
+    cache_features,
+    disk,
+    shards,
+)
+from balms_det.engine.feature_cache.lock import sole_writer
+
+FORK = multiprocessing.get_context("fork")
+
+
+def _in_child(function, *arguments):
+    """Run in a forked process; its exit code."""
+    child = FORK.Process(target=function, args=arguments)
+    child.start()
+    child.join(timeout=120)
+    return child.exitcode
+
+
+def _killed_in_second_shard(cached, folder):
+    save = shards.save_file
+
+    def save_half(columns, path, metadata):
+        save(columns, path, metadata)
+        if (folder / "shard-00000.safetensors").exists():
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    shards.save_file = save_half
+    cache_features(cached.cfg, folder, cached.options)
+
+
+def test_killed_cache_has_no_false_shard_and_goes_on(cached, tmp_path, contents):
+    folder = tmp_path / "cache"
+    assert _in_child(_killed_in_second_shard, cached, folder) == -signal.SIGKILL
+    names = {path.name for path in folder.iterdir()}
+    assert {n for n in names if not n.startswith(".")} == {"shard-00000.safetensors"}
+    assert any(name.startswith(".tmp-") for name in names)
+    with pytest.raises(FeatureCacheError, match="not finished"):
+        FeatureCache.open(folder)
+    (folder / ".tmp6qotr8").write_bytes(b"half")  # as safetensors names its own
+    first = (folder / "shard-00000.safetensors").stat().st_mtime_ns
+    cache_features(cached.cfg, folder, cached.options)
+    assert (folder / "shard-00000.safetensors").stat().st_mtime_ns == first
+    assert contents(folder) == contents(cached.folder)
+
+
+def _rank(rank, cached, folder, store):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
+    )
+    comm.create_local_process_group(2)
+    cache_features(cached.cfg, folder, cached.options)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_write_the_same_cache(cached, tmp_path, contents):
+    folder, store = tmp_path / "cache", tmp_path / "store"
+    ranks = [FORK.Process(target=_rank, args=(r, cached, folder, store)) for r in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout=120)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert contents(folder) == contents(cached.folder)
+
+
+def _small_files_only(cached, folder, message):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    try:
+        cache_features(cached.cfg, folder, cached.options)
+    except FeatureCacheError as error:
+        message.put(str(error))
+
+
+def test_failed_write_leaves_no_shard(cached, tmp_path):
+    folder, message = tmp_path / "cache", FORK.SimpleQueue()
+    assert _in_child(_small_files_only, cached, folder, message) == 0
+    assert not message.empty()
+    text = message.get()
+    assert "shard-00000.safetensors" in text and "could not be written" in text
+    assert {path.name for path in folder.iterdir()} == {".lock"}
+
+
+def test_full_disk_is_refused_before_anything_is_written(cached, tmp_path, monkeypatch):
+    free = SimpleNamespace(free=disk.SPARE + 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(FeatureCacheError, match=r"needs about \d.* kB .*and 67\.1 MB are free"):
+        cache_features(cached.cfg, tmp_path / "cache", cached.options)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {".lock"}
+
+
+def test_estimate_of_the_need_is_near(cached, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(disk, "MARGIN", 1e9)
+
+    def free(path):
+        asked.append(path)
+        return SimpleNamespace(free=0)
+
+    monkeypatch.setattr(shutil, "disk_usage", free)
+    with pytest.raises(FeatureCacheError) as refused:
+        cache_features(cached.cfg, tmp_path / "cache", cached.options)
+    estimate = float(str(refused.value).split("needs about ")[1].split(" kB")[0]) * 1000
+    size = sum(path.stat().st_size for path in cached.folder.glob("shard-*"))
+    assert asked and 0.7 * size < estimate < 1.3 * size
+
+
+def test_two_writers_do_not_meet(cached, tmp_path):
+    with (
+        sole_writer(tmp_path),
+        pytest.raises(FeatureCacheError, match="another process is making"),
+    ):
+        cache_features(cached.cfg, tmp_path, cached.options)
+
+
+def test_other_options_do_not_go_on_with_the_same_folder(cached, detector):
+    options = replace(cached.options, background=6)
+    with pytest.raises(FeatureCacheError, match=r"shard-00000.*another model, dataset or options"):
+        cache_features(cached.cfg, cached.folder, options)
+    with pytest.raises(FeatureCacheError, match="another model, dataset or options"):
+        cache_features(detector("SEED", 4), cached.folder, cached.options)
+
+
+def test_views_have_random_numbers_of_their_own(cached, detector, tmp_path):
+    options = CacheOptions(num_images=2, views=2, background=5)
+    cache_features(cached.cfg, tmp_path / "two", options)
+    two, one = FeatureCache.open(tmp_path / "two"), FeatureCache.open(cached.folder)
+    (_, first), (_, second) = two.shards()
+    (_, expected), *_ = one.shards()
+    rows = len(first["0/boxes"])
+    for name in ("0/features", "0/boxes", "0/gt_classes", "0/image"):
+        assert torch.equal(first[name], expected[name][:rows])
+    assert first["0/boxes"].tolist() != second["0/boxes"].tolist()
+
+
+@pytest.fixture
+def copy(cached, tmp_path):
+    return shutil.copytree(cached.folder, tmp_path / "copy")
+
+
+def _edit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _manifest(**changes):
+    def change(folder):
+        path = folder / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+SHARD = "shard-00001.safetensors"
+DAMAGES = {
+    "missing shard": (lambda f: (f / SHARD).unlink(), "00001.*missing"),
+    "truncated shard": (lambda f: os.truncate(f / SHARD, 1000), "00001.*1000 bytes and should"),
+    "edited shard": (lambda f: _edit(f / SHARD), "00001.*checksum"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "not finished"),
+    "broken manifest": (lambda f: os.truncate(f / "manifest.json", 500), "manifest is damaged"),
+    "unknown version": (_manifest(version=99), "version 99"),
+    "another format": (_manifest(format="pictures"), "not the manifest of a feature cache"),
+    "lost key": (_manifest(shards=[{}]), "manifest is damaged"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named(copy, name):
+    damage, message = DAMAGES[name]
+    FeatureCache.open(copy)
+    damage(copy)
+    with pytest.raises(FeatureCacheError, match=message):
+        FeatureCache.open(copy)
+
+
+def test_without_verify_an_edit_goes_unnoticed(copy):
+    _edit(copy / SHARD)
+    FeatureCache.open(copy, verify=False)
+
+
+def test_no_cache_at_all(tmp_path):
+    with pytest.raises(FeatureCacheError, match="no such folder"):
+        FeatureCache.open(tmp_path / "nothing")
+    with pytest.raises(FeatureCacheError, match=r"no manifest\.json"):
+        FeatureCache.open(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["missing shard", "no manifest", "broken manifest"])
+def test_a_second_call_repairs(cached, copy, contents, damage):
+    DAMAGES[damage][0](copy)
+    cache_features(cached.cfg, copy, cached.options)
+    assert contents(copy) == contents(cached.folder)
+
+
+def test_a_damaged_shard_is_not_taken_over(cached, copy):
+    os.truncate(copy / SHARD, 1000)
+    with pytest.raises(FeatureCacheError, match=r"00001.*damaged"):
+        cache_features(cached.cfg, copy, cached.options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"purpose": "test"}, "'train' or 'eval'"),
+        ({"dtype": "float8"}, "float16 or float32"),
+        ({"views": -1}, "views must be at least 0"),
+        ({"views": 2, "purpose": "eval"}, "no augmented views"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        CacheOptions(**options)
+
+
+def test_features_beyond_half_precision(detector, tmp_path):
+    cfg = detector().clone()
+    weights = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)
+    weights["model"]["roi_heads.box_head.fc1.weight"] *= 1e7
+    torch.save(weights, tmp_path / "huge.pth")
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(tmp_path / "huge.pth")
+    with pytest.raises(FeatureCacheError, match="cache in float32"):
+        cache_features(cfg, tmp_path / "half", CacheOptions(num_images=1))
+    cache_features(cfg, tmp_path / "full", CacheOptions(num_images=1, dtype="float32"))

@@ -1,0 +1,155 @@
+"""Evaluation from a cache gives the detector's own detections, and so its AP."""
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.modeling import build_model
+
+from balms_det.data.class_stats import build_class_stats
+from balms_det.engine import load_weights
+from balms_det.engine.feature_cache import (
+    CacheOptions,
+    FeatureCache,
+    FeatureCacheError,
+    cache_features,
+)
+from balms_det.engine.feature_cache.evaluate import CachedEvaluation, cached_rois
+from balms_det.evaluation.box_ap import box_ap
+from balms_det.modeling.calibration import (
+    Head,
+    box_predictors,
+    build_calibration,
+    calibrate_model,
+)
+
+EXACT = CacheOptions(purpose="eval", dtype="float32", shard_images=3)
+HEADS = {
+    "ours": ("LongTailROIHeads", "True"),
+    "ours, a box a class": ("LongTailROIHeads", "False"),
+    "Detectron2's": ("StandardROIHeads", "True"),
+    "our cascade": ("LongTailCascadeROIHeads", "True"),
+    "Detectron2's cascade": ("CascadeROIHeads", "True"),
+}
+
+
+def _keys(heads, agnostic="True"):
+    return (
+        *("MODEL.ROI_HEADS.NAME", heads),
+        *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", agnostic),
+        *("TEST.DETECTIONS_PER_IMAGE", "100"),
+    )
+
+
+def _model(cfg):
+    model = build_model(cfg).eval()
+    load_weights(cfg, model)
+    return model
+
+
+def _loader(cfg):
+    dicts = DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    return build_detection_test_loader(dicts, mapper=DatasetMapper(cfg, is_train=False))
+
+
+def _detections(cfg, model):
+    with torch.no_grad():
+        return [(batch[0]["image_id"], model(batch)[0]["instances"]) for batch in _loader(cfg)]
+
+
+def _same(found, expected):
+    assert [image_id for image_id, _ in found] == [image_id for image_id, _ in expected]
+    assert sum(len(instances) for _, instances in expected) > 10
+    for (_, one), (_, other) in zip(found, expected):
+        assert len(one) == len(other)
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.pred_classes, other.pred_classes)
+        assert torch.equal(one.pred_boxes.tensor, other.pred_boxes.tensor)
+
+
+def _found(detections):
+    for image_id, found in detections:
+        columns = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        yield (image_id, *(column.numpy() for column in columns))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_same_detections_and_ap_as_the_detector(detector, tmp_path, name):
+    cfg = detector(*_keys(*HEADS[name]))
+    cache_features(cfg, tmp_path / "cache", EXACT)
+    model = _model(cfg)
+    evaluation = CachedEvaluation(FeatureCache.open(tmp_path / "cache"))
+    expected = _detections(cfg, model)
+    predictors = box_predictors(model)
+    _same(list(evaluation.detections(predictors)), expected)
+    ap = box_ap(evaluation.ground_truth, _found(expected))
+    assert evaluation.box_ap(predictors) == pytest.approx(ap, abs=0, rel=0, nan_ok=True)
+
+
+def test_calibrated_detections_are_the_detectors(detector, tmp_path):
+    cfg = detector(*_keys("LongTailROIHeads"))
+    cache_features(cfg, tmp_path / "cache", EXACT)
+    evaluation = CachedEvaluation(FeatureCache.open(tmp_path / "cache"))
+    stats, classes = build_class_stats(cfg), cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    norcal = build_calibration("NorCal", Head(classes, "softmax", 0), stats)
+    found = list(evaluation.detections(box_predictors(_model(cfg)), [norcal]))
+    _same(found, _detections(cfg, calibrate_model(_model(cfg), "NorCal", stats)))
+
+
+@pytest.fixture(scope="module")
+def half(detector, tmp_path_factory):
+    cfg = detector(*_keys(*HEADS["ours"]))
+    folder = tmp_path_factory.mktemp("half") / "cache"
+    cache_features(cfg, folder, CacheOptions(purpose="eval"))
+    return cfg, FeatureCache.open(folder)
+
+
+def test_half_precision_moves_scores_little(detector, half):
+    cfg, cache = half
+    assert next(cache.shards())[1]["0/features"].dtype == torch.float16
+    model = _model(cfg)
+    predictors = box_predictors(model)
+    with torch.no_grad():
+        for rois in cached_rois(cache, predictors):
+            assert rois.logits[0].dtype == torch.float32
+    found, expected = CachedEvaluation(cache).detections(predictors), _detections(cfg, model)
+    for (_, one), (_, other) in zip(found, expected):
+        torch.testing.assert_close(one.scores, other.scores, atol=1e-2, rtol=0)
+
+
+def test_wrong_uses(detector, half, cached):
+    cfg, cache = half
+    predictors = box_predictors(_model(cfg))
+    training = FeatureCache.open(cached.folder)
+    with pytest.raises(FeatureCacheError, match=r"for training.*--purpose eval"):
+        CachedEvaluation(training)
+    with pytest.raises(FeatureCacheError, match=r"for evaluation.*--purpose train"):
+        cache.stage(0)
+    with pytest.raises(FeatureCacheError, match="1 stages, the model 2"):
+        next(cached_rois(cache, [*predictors, *predictors]))
+    predictors[0].num_classes += 1
+    with pytest.raises(FeatureCacheError, match="6 classes, the model 7"):
+        next(cached_rois(cache, predictors))
+
+
+def test_matches_its_model_classes_and_dataset(detector, half, cached, make_cfg, tmp_path):
+    cfg, cache = half
+    cache.check_matches(cfg)
+    with pytest.raises(FeatureCacheError, match="of another model than"):
+        cache.check_matches(cached.cfg)
+    with pytest.raises(FeatureCacheError, match="caches of different models"):
+        cache.check_same_model(FeatureCache.open(cached.folder))
+    cache.check_same_model(cache)
+    names = list(cache.manifest.class_names)
+    with pytest.raises(FeatureCacheError, match=r"other classes: class 0 is"):
+        cache.check_classes(6, names[::-1])
+    with pytest.raises(FeatureCacheError, match="has 6 classes, the model 5"):
+        cache.check_classes(5)
+
+
+def test_changed_annotations_are_noticed(half, monkeypatch):
+    from balms_det.engine.feature_cache import evaluate
+
+    other = evaluate.dataset_source
+    monkeypatch.setattr(evaluate, "dataset_source", lambda name: (other(name), "edited"))
+    with pytest.raises(FeatureCacheError, match="not those that the cache was made of"):
+        CachedEvaluation(half[1])
