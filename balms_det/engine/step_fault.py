@@ -54,7 +54,8 @@ def describe(
 def image_names(step: StepWatch) -> list[str]:
     """Ids of the step's images; file names where there is no id."""
     names = []
-    for record in (record for batch in step.inputs for record in batch):
+    batches = (batch for batch in step.inputs if isinstance(batch, list | tuple))
+    for record in (record for batch in batches for record in batch if isinstance(record, dict)):
         name = record.get("image_id", Path(str(record.get("file_name", "?"))).name)
         names.append(printable(str(name)))
     return list(dict.fromkeys(names))

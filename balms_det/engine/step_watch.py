@@ -35,7 +35,7 @@ class StepWatch:
     """A step's traces.
 
     Attributes:
-        inputs: the batches of dataset dicts that the detector was called with, in order.
+        inputs: what the detector was called with, in order: batches of dataset dicts.
         heads: a box predictor's output each time that its loss was computed.
         sound_proposals: whether an RPN's boxes and scores were finite, a bool tensor a call.
     """

@@ -1,12 +1,16 @@
 """Same seed, same machine: the same weights and the same figures, to the last bit."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_weights
+from tests.engine.conftest import CONFIGS
 
 
 def train(cfg, seed):
@@ -55,6 +59,24 @@ def test_the_same_seed_gives_the_same_run(runs):
     first, second, other = map(left_by, runs)
     assert all(same(a, b) for a, b in zip(first, second))
     assert not same(first[0]["model"], other[0]["model"]) and first[3] != other[3]
+
+
+@pytest.mark.slow
+def test_another_process_makes_the_same_run(runs, small_options, tmp_path):
+    """With the command line, and another order of what Python hashes."""
+    command = [sys.executable, "tools/train_net.py", "--config-file", str(CONFIGS / "stage1.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ".", "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [*command, *small_options, "OUTPUT_DIR", str(tmp_path)],
+        cwd=CONFIGS.parents[1],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(same(a, b) for a, b in zip(left_by(runs[0]), left_by(tmp_path)))
+    assert (tmp_path / "run.json").exists()
 
 
 @pytest.mark.slow
