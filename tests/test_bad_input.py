@@ -19,6 +19,7 @@ from tests.bad_input import (
     config_names,
     configs,
     datasets,
+    feature_caches,
     results,
     tools,
 )
@@ -30,6 +31,7 @@ TABLES = {
     "results": results.CASES,
     "config": configs.CASES + config_names.CASES,
     "checkpoint": checkpoints.CASES,
+    "feature cache": feature_caches.CASES,
 }
 CASES = [pytest.param(c, id=f"{room}: {c.name}") for room, cs in TABLES.items() for c in cs]
 COMMANDS = [pytest.param(c, id=f"{c.tool} {c.words}") for c in tools.COMMANDS]

@@ -94,6 +94,7 @@ def summarize(path: str) -> AnnotationSummary:
     names = _class_names(categories, file_format)
     category_ids = [category.id for category in categories]
     check_unique(path, "categories", names, "name")
+    _check_encodable(path, names)
     image_count, instance_count = _count(path, content, np.asarray(category_ids))
     return AnnotationSummary(
         format=file_format,
@@ -104,6 +105,15 @@ def summarize(path: str) -> AnnotationSummary:
         image_count=image_count.tolist(),
         instance_count=instance_count.tolist(),
     )
+
+
+def _check_encodable(path: str, names: list[str]) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise AnnotationFileError(
+            f"{path}: a category name holds half of a character: {error}."
+        ) from error
 
 
 def _detect_format(content: _File) -> str:

@@ -75,7 +75,7 @@ def _decode_leniently(
             f"{path} is not valid json: {error.msg} at line {error.lineno}, column {error.colno}."
             " Was it cut off while it was copied?"
         ) from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # other bytes, or an escape that is half of a character
         raise AnnotationFileError(f"{path} is not a UTF-8 text file: {error}.") from error
     except RecursionError as error:
         raise _too_deep(path) from error

@@ -105,7 +105,7 @@ def _read(gt: Any) -> _File:
         raise TypeError(f"a dataset is a path or a dict here, not {type(gt).__name__}.")
     try:
         return msgspec.convert(gt, _File)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise AnnotationFileError(
             f"ground truth is not in LVIS or COCO format: {error} ($ is the whole dict)."
         ) from error

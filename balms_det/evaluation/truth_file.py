@@ -111,7 +111,7 @@ def _convert(loaded: Any, content_type: type) -> TruthFile:
         )
     try:
         return msgspec.convert(loaded, content_type, dec_hook=_decode_mask)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise AnnotationFileError(
             f"ground truth is not in LVIS or COCO format: {error} ($ is the whole dict)."
         ) from error

@@ -104,6 +104,13 @@ ENTRIES = [
         "name 'owl'",
         "unique",
     ),
+    bad(
+        "half a character in a name",
+        summary(put("categories", 0, "name", "\ud800", document=coco)),
+        "train.json",
+        "half of a character",
+    ),
+    bad("half a character for a list", summary(put("images", "\ud800")), "train.json", "UTF-8"),
     bad("category without name", summary(without("categories", 0, "name")), "`name`"),
     bad("category name a number", summary(put("categories", 0, "name", 5)), "`str`"),
     bad("category id a text", summary(put("categories", 0, "id", "3")), "`int`, got `str`"),

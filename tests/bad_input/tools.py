@@ -116,9 +116,22 @@ OTHERS = [
     Command("demo", f"{DEMO} {{}}/images/part --scale 0", 2, ("--scale", "above 0")),
     Command("demo", f"{DEMO} {{}}/images/part --confidence-threshold much", 2, ("'much'",)),
 ]
+CACHES = "--cache {}/folder --eval-cache {}/folder --out {}/out"
+FROM_CACHES = [
+    Command("cache_features", "", 2, ("--out",)),
+    Command("cache_features", "--out {}/c --config-file {}/no.yaml", 1, ("no.yaml",)),
+    Command("cache_features", "--out {}/c --config-file {}/a.yaml", 1, ("MODEL.WEIGHTS is empty",)),
+    Command("cache_features", "--out {}/c --images -1", 2, ("--images", "0 or more")),
+    Command("train_classifier", CACHES, 1, ("folder", "no feature cache")),
+    Command("train_classifier", f"{CACHES} --seeds 0", 2, ("--seeds", "1 or more")),
+    Command("train_classifier", f"{CACHES} --lr fast", 2, ("--lr", "'fast'")),
+    Command("sweep", CACHES, 1, ("folder", "no feature cache")),
+    Command("sweep", f"{CACHES} --metric mAP", 2, ("--metric", "'mAP'")),
+]
 COMMANDS = [
     *_each(WITH_JSON, BAD_JSON),
     *_each(WITH_RESULTS, BAD_RESULTS),
     *_each(WITH_CONFIG, BAD_CONFIGS),
     *OTHERS,
+    *FROM_CACHES,
 ]
