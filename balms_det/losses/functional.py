@@ -80,6 +80,31 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
         return grad_logits, None, None
 
 
+def with_gradient(logits: Tensor, losses: Tensor, slopes: Tensor) -> Tensor:
+    """``losses`` as a function of ``logits``, which can be differentiated once.
+
+    For a loss whose derivative is known in closed form and cheap where the loss is computed.
+
+    Args:
+        logits: (R, L).
+        losses: (R,), without graph.
+        slopes: (R, L), the derivative of every RoI's loss by its logits, without graph.
+    """
+    return _WithGradient.apply(logits, losses, slopes)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, losses: Tensor, slopes: Tensor) -> Tensor:
+        ctx.save_for_backward(slopes)
+        return losses.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None
+
+
 #: From (N, L) logits and (N,) labels to other logits, new, and the factors of their gradients.
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -93,27 +118,15 @@ def transformed_cross_entropy(logits: Tensor, gt_classes: Tensor, transform: Tra
         transform: called on as many rows at a time as are worked on, without gradient; what it says
             of gradients is between a logit and the one that it becomes.
     """
-    return _TransformedCrossEntropy.apply(logits, gt_classes, transform)
-
-
-class _TransformedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, transform: Transform) -> Tensor:
-        own, slopes = logits.new_empty(len(logits), 1), torch.empty_like(logits)
-        label = gt_classes.unsqueeze(1)
-        for rows in row_blocks(logits):
-            values, factors = transform(logits[rows], gt_classes[rows])
-            log_prob = torch.log_softmax(values, dim=1)
-            own[rows] = log_prob.gather(1, label[rows])
-            slope = torch.exp(log_prob, out=slopes[rows])
-            slope.scatter_(1, label[rows], torch.expm1(own[rows])).mul_(factors)
-        ctx.save_for_backward(slopes)
-        return -own.squeeze(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None
+    fixed, label = logits.detach(), gt_classes.unsqueeze(1)
+    own, slopes = fixed.new_empty(len(logits), 1), torch.empty_like(fixed)
+    for rows in row_blocks(fixed):
+        values, factors = transform(fixed[rows], gt_classes[rows])
+        log_prob = torch.log_softmax(values, dim=1)
+        own[rows] = log_prob.gather(1, label[rows])
+        slope = torch.exp(log_prob, out=slopes[rows])
+        slope.scatter_(1, label[rows], torch.expm1(own[rows])).mul_(factors)
+    return with_gradient(logits, -own.squeeze(1), slopes)
 
 
 def softplus_values(values: Tensor) -> Tensor:
