@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from balms_det.losses import functional
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.functional import with_gradient
 from balms_det.losses.roi_context import ContextLoss
@@ -120,8 +121,7 @@ def _solve_shift(logits: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     score = (logits + shift).sigmoid_()
     for _ in range(SHIFT_STEPS):
         total = score.sum(dim=1, keepdim=True)
-        # To look costs nothing on a CPU; an accelerator would wait for it.
-        if total.device.type == "cpu" and bool(((total - k).abs() <= close).all()):
+        if functional.on_cpu(total) and bool(((total - k).abs() <= close).all()):
             break
         slope = total - torch.linalg.vector_norm(score, dim=1, keepdim=True).square()
         low = torch.where(total <= k, shift, low)

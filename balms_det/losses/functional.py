@@ -129,13 +129,18 @@ def transformed_cross_entropy(logits: Tensor, gt_classes: Tensor, transform: Tra
     return with_gradient(logits, -own.squeeze(1), slopes)
 
 
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether to look at a value costs nothing, and to work on more than a cache holds does."""
+    return tensor.device.type == "cpu"
+
+
 def softplus_values(values: Tensor) -> Tensor:
     """``F.softplus``, without gradient: for blocks that fit the cache of a CPU.
 
     PyTorch's log1p is up to ten times slower there than its log. With u the rounded ``1 + y``,
     log1p(y) is log(u) plus what the rounding has taken away, ``y - (u - 1)``, as y is at most 1.
     """
-    if values.device.type != "cpu":
+    if not on_cpu(values):
         return F.softplus(values)
     y = values.abs().neg_().exp_()
     u = y + 1
@@ -146,7 +151,7 @@ def softplus_values(values: Tensor) -> Tensor:
 def rows_at_a_time(logits: Tensor) -> int:
     """How many rows to work on at a time, 1 or more: all on an accelerator, else a cache full."""
     rows = max(1, len(logits))
-    if logits.device.type != "cpu":
+    if not on_cpu(logits):
         return rows
     return min(rows, max(1, CPU_ELEMENTS // logits.shape[1]))
 
@@ -165,7 +170,7 @@ def per_object(
 
     It is computed for foreground RoIs alone where that is free (:func:`rows_of_objects`).
     """
-    if logits.device.type != "cpu":
+    if not on_cpu(logits):
         is_object = gt_classes < num_classes
         return loss(logits, gt_classes.clamp(max=num_classes - 1)) * is_object
     objects = (gt_classes < num_classes).nonzero().squeeze(1)
@@ -179,7 +184,7 @@ def rows_of_objects(num_classes: int, gt_classes: Tensor, values: Tensor) -> tup
     On a CPU it is, and background is most of a batch; an accelerator would have to wait for their
     number. Returns the rows of ``values`` (R, ...) and then of ``gt_classes`` (R,).
     """
-    if gt_classes.device.type != "cpu":
+    if not on_cpu(gt_classes):
         return values, gt_classes
     objects = (gt_classes < num_classes).nonzero().squeeze(1)
     return values.index_select(0, objects), gt_classes.index_select(0, objects)
