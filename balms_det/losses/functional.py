@@ -1,4 +1,6 @@
-"""Cross-entropy of shifted logits at the price of plain cross-entropy; a fast softplus.
+"""How losses cost few passes over their logits: closed-form gradients, blocks that fit a cache.
+
+Cross-entropy of shifted or transformed logits, softplus, and work on foreground RoIs alone.
 
 Symbols: see :mod:`balms_det.losses.base`.
 """
