@@ -14,6 +14,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
+    _add_cached_training(cfg)
     _add_evaluation(cfg)
     _add_authors_keys(cfg)
 
@@ -89,6 +90,22 @@ def _add_meta(cfg: CN) -> None:
     # Iterations between two updates of the rates by which DATALOADER.SAMPLER_TRAIN draws images,
     # where that is MetaTrainingSampler.
     cfg.META.SAMPLER_PERIOD = 20
+
+
+def _add_cached_training(cfg: CN) -> None:
+    # Training of the classifier from cached features; tools/train_classifier.py and tools/sweep.py
+    # read this node, training through the detector does not.
+    cfg.CLASSIFIER = CN()
+    # How it is trained: any name in balms_det.engine.classifier.METHOD_REGISTRY.
+    cfg.CLASSIFIER.METHOD = "Plain"
+    # The method's keyword arguments in upper case.
+    cfg.CLASSIFIER.ARGS = CN(new_allowed=True)
+    # Which RoIs make a batch: any name in balms_det.engine.classifier.ROI_SAMPLER_REGISTRY. Empty:
+    # the method's own, or else batches as the detector makes them.
+    cfg.CLASSIFIER.SAMPLER = ""
+    # Share of foreground in the batches of samplers that draw RoIs by class; 0: as in the
+    # detector's batches.
+    cfg.CLASSIFIER.FOREGROUND = 0.0
 
 
 def _add_evaluation(cfg: CN) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from balms_det.evaluation.box_ap import METRICS
 from balms_det.files import atomic_path
 
-_COLOURS = {"AP": "black", "APr": "#d1495b", "APc": "#edae49", "APf": "#30638e"}
+COLOURS = {"AP": "black", "APr": "#d1495b", "APc": "#edae49", "APf": "#30638e"}
 _COLUMNS = 3
 
 Curve = Sequence[tuple[float, Mapping[str, float]]]
@@ -52,7 +52,7 @@ def _draw(panel, name: str, curve: Curve, chosen: tuple[str, float]) -> None:
     strengths = [strength for strength, _ in curve]
     for metric in METRICS:
         values = [metrics[metric] for _, metrics in curve]
-        panel.plot(strengths, values, color=_COLOURS[metric], marker="o", ms=3.5, label=metric)
+        panel.plot(strengths, values, color=COLOURS[metric], marker="o", ms=3.5, label=metric)
     panel.axvline(0, color="0.8", lw=0.8, zorder=0)
     if chosen[0] == name:
         panel.axvline(chosen[1], color="0.3", ls="--", lw=1, zorder=0)
