@@ -261,6 +261,8 @@ def test_command_lines(detector, small_options, tmp_path):
     done = run("train_classifier", *config, "--loss", "FocalLoss", "--seeds", "2")
     assert done.returncode == 0, done.stderr
     assert "| FocalLoss |" in done.stdout and (tmp_path / "seed1" / "model_final.pth").exists()
+    (entry,) = json.loads((tmp_path / "seed1" / "run.json").read_text())
+    assert entry["features"] == str(detector / "train") and entry["config"]["SEED"] == 1
     failed = run("train_classifier", *config, "--loss", "FocalLoss", "--seeds", "0")
     assert failed.returncode == 1 and "error: there must be at least one seed" in failed.stderr
     swept = run("sweep", "--methods", SOFTMAX, "--seeds", "1")
