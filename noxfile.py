@@ -32,6 +32,7 @@ OLDEST = {
     "msgspec": "0.18.0",
     "jinja2": "3.1.0",
     "hotcoco": "1.3.0",
+    "safetensors": "0.4.0",
     "opencv-python-headless": "4.8.0.76",  # later ones are built for numpy 2
 }
 # The torch that the compiled part of Detectron2's wheel, `_C`, was built with, for Python 3.10.
