@@ -32,7 +32,8 @@ OLDEST = {
     "msgspec": "0.18.0",
     "jinja2": "3.1.0",
     "hotcoco": "1.3.0",
-    "opencv-python-headless": "4.8.0.74",  # later ones are built for numpy 2
+    "safetensors": "0.4.0",
+    "opencv-python-headless": "4.8.0.76",  # later ones are built for numpy 2
 }
 # The torch that the compiled part of Detectron2's wheel, `_C`, was built with, for Python 3.10.
 COMPILED = {"torch": "2.5.1", "torchvision": "0.20.1"}

@@ -18,7 +18,6 @@ import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError
 from balms_det.data.masks import segmentation_to_rle
-from balms_det.data.rle import runs_fit
 from balms_det.evaluation.truth_file import (
     TruthAnnotation,
     TruthCategory,
@@ -27,6 +26,7 @@ from balms_det.evaluation.truth_file import (
     WrittenMask,
     read_truth_file,
 )
+from balms_det.evaluation.truth_masks import checked_masks, refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +117,8 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
     kept = np.flatnonzero((area > 0) & (area < np.inf))
     annotations = [content.annotations[m] for m in kept.tolist()]
     box = _boxes(annotations)
-    _refuse(name, content.annotations, np.isnan(area), "an area that is no number")
-    _refuse(name, annotations, ~np.isfinite(box).all(1), "a bbox that is not finite")
+    refuse(name, content.annotations, np.isnan(area), "an area that is no number")
+    refuse(name, annotations, ~np.isfinite(box).all(1), "a bbox that is not finite")
     sizes = [(i.height, i.width) for i in images]
     return GroundTruth(
         source=name,
@@ -137,7 +137,7 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
         ignore=np.array(
             [bool(a.ignore) or (bool(a.iscrowd) and not federated) for a in annotations], bool
         ),
-        masks=_masks(name, annotations, image[kept], sizes) if masks else None,
+        masks=checked_masks(name, annotations, image[kept], sizes) if masks else None,
     )
 
 
@@ -149,12 +149,6 @@ def _numbers(annotations: list[TruthAnnotation], name: str) -> np.ndarray:
 def _boxes(annotations: list[TruthAnnotation]) -> np.ndarray:
     values = itertools.chain.from_iterable(map(operator.attrgetter("bbox"), annotations))
     return np.fromiter(values, np.float64, 4 * len(annotations)).reshape(-1, 4)
-
-
-def _refuse(name: str, annotations: list[TruthAnnotation], bad: np.ndarray, what: str) -> None:
-    if bad.any():
-        wrong = annotations[int(bad.argmax())]
-        raise AnnotationFileError(f"{name}: annotation {wrong.id!r} has {what}.")
 
 
 def _is_federated(name: str, images: list[TruthImage], categories: list[TruthCategory]) -> bool:
@@ -187,34 +181,3 @@ def _ranks(name: str, annotations: list[TruthAnnotation], what: str, ids: list) 
 def _known(category_ids: list[int] | None, rank: dict[int, int]) -> list[int]:
     """Ranks of the listed categories; an id that no category has changes nothing."""
     return [rank[category_id] for category_id in category_ids or () if category_id in rank]
-
-
-def _masks(name: str, annotations: list, image: np.ndarray, sizes: list) -> list[WrittenMask]:
-    masks = []
-    for annotation, rank in zip(annotations, image.tolist()):
-        if annotation.segmentation is None:
-            raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
-        try:
-            masks.append(_checked(annotation.segmentation, *sizes[rank]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise AnnotationFileError(
-                f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
-            ) from error
-    rles = [m for m, mask in enumerate(masks) if isinstance(mask.segmentation, dict)]
-    fit = runs_fit([masks[m].segmentation for m in rles])
-    broken = np.zeros(len(masks), bool)
-    broken[rles] = ~fit
-    _refuse(name, annotations, broken, "a broken segmentation: its runs do not add up to its size")
-    return masks
-
-
-def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
-    polygons = mask.segmentation
-    if isinstance(polygons, list):
-        lengths = [polygon.size for polygon in polygons]
-        if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
-            raise ValueError(f"it has polygons of {lengths} numbers.")
-        if min(lengths) > 4:
-            return mask
-        # Four numbers are legal: pycocotools, and so the official package, draws them as a box.
-    return WrittenMask(segmentation_to_rle(polygons, height, width))
