@@ -264,7 +264,7 @@ def test_command_lines(detector, small_options, tmp_path):
     (entry,) = json.loads((tmp_path / "seed1" / "run.json").read_text())
     assert entry["features"] == str(detector / "train") and entry["config"]["SEED"] == 1
     failed = run("train_classifier", *config, "--loss", "FocalLoss", "--seeds", "0")
-    assert failed.returncode == 1 and "error: there must be at least one seed" in failed.stderr
+    assert failed.returncode == 2 and "--seeds: it must be 1 or more" in failed.stderr
     swept = run("sweep", "--methods", SOFTMAX, "--seeds", "1")
     assert swept.returncode == 0, swept.stderr
     assert "stage2_softmax" in (tmp_path / "table.md").read_text()
