@@ -202,5 +202,5 @@ def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
             raise ValueError(f"it has polygons of {lengths} numbers.")
         if min(lengths) > 4:
             return mask
-        # Four numbers are legal: pycocotools, and so the official package, draws them as a box.
+        # Two points are pycocotools' to draw or refuse, as in the official package.
     return WrittenMask(segmentation_to_rle(polygons, height, width))
