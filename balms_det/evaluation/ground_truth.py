@@ -197,7 +197,7 @@ def _masks(name: str, annotations: list, image: np.ndarray, sizes: list) -> list
 def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
     polygons = mask.segmentation
     if isinstance(polygons, list):
-        lengths = [polygon.size for polygon in polygons]
+        lengths = list(map(len, polygons))
         if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
             raise ValueError(f"it has polygons of {lengths} numbers.")
         if min(lengths) > 4:
