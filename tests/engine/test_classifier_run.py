@@ -125,6 +125,15 @@ def test_the_same_seed_gives_the_same_bits(source, recipe, tmp_path):
     assert not torch.equal(states[0][name], states[2][name])
 
 
+def test_without_a_config_it_is_the_detectors(source, small_options, detector, tmp_path):
+    choices = Choices(loss="FocalLoss", iterations=3, lr=0.01, batch=32, opts=small_options)
+    own = make_recipe(source.cache, "", choices, tmp_path).run(source.cache, 0, tmp_path)
+    trainee, outcome = train_once(own, source)
+    assert outcome.losses[-1][0] == 3 and trainee.cfg.SOLVER.IMS_PER_BATCH == 1
+    assert str(detector / "stage1.pth") == trainee.cfg.MODEL.WEIGHTS
+    assert own.config_file == str(tmp_path / "detector.yaml")
+
+
 def test_crt_starts_anew(source, recipe, tmp_path):
     def weight(**choices):
         own = recipe(lr=1e-12, **choices).run(source.cache, 0, tmp_path)
@@ -263,7 +272,7 @@ def test_command_lines(detector, small_options, tmp_path):
     assert "| FocalLoss |" in done.stdout and (tmp_path / "seed1" / "model_final.pth").exists()
     failed = run("train_classifier", *config, "--loss", "FocalLoss", "--seeds", "0")
     assert failed.returncode == 1 and "error: there must be at least one seed" in failed.stderr
-    swept = run("sweep", "--methods", SOFTMAX, "--seeds", "1")
+    swept = run("sweep", "--methods", str(CONFIGS / "losses" / "focal.yaml"), "--seeds", "1")
     assert swept.returncode == 0, swept.stderr
-    assert "stage2_softmax" in (tmp_path / "table.md").read_text()
+    assert "| focal" in (tmp_path / "table.md").read_text()
     assert (tmp_path / "methods.png").exists() and (tmp_path / "winner" / "config.yaml").exists()
