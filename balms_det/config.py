@@ -14,6 +14,7 @@ def add_balms_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
+    _add_non_finite(cfg)
     _add_cached_training(cfg)
     _add_evaluation(cfg)
     _add_authors_keys(cfg)
@@ -90,6 +91,16 @@ def _add_meta(cfg: CN) -> None:
     # Iterations between two updates of the rates by which DATALOADER.SAMPLER_TRAIN draws images,
     # where that is MetaTrainingSampler.
     cfg.META.SAMPLER_PERIOD = 20
+
+
+def _add_non_finite(cfg: CN) -> None:
+    # What happens in the iteration in which NaN or infinity appears in a loss, in logits, in the
+    # RPN's proposals or in the gradient. "stop": an error that names images and class, and the
+    # batch in OUTPUT_DIR/non_finite. "skip": the step is left out and counted.
+    cfg.SOLVER.NON_FINITE = CN()
+    cfg.SOLVER.NON_FINITE.ACTION = "stop"
+    # With "skip": stop when so many steps in a row were left out.
+    cfg.SOLVER.NON_FINITE.MAX_IN_A_ROW = 10
 
 
 def _add_cached_training(cfg: CN) -> None:

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine.classifier import Choices
 from balms_det.engine.classifier.run import pair_with_seeds
 from balms_det.engine.classifier.sweep import (
@@ -53,34 +54,31 @@ def parse_args() -> argparse.Namespace:
     add("--eval-cache", nargs="+", required=True, metavar="FOLDER", help="likewise")
     add("--out", type=Path, required=True, metavar="FOLDER")
     add("--methods", nargs="+", type=Path, metavar="YAML", help="configs of stage 2")
-    add("--seeds", type=int, default=3, help="seeds 0 to N-1 (default: 3)")
-    add("--iterations", type=int, default=0, help="default: those of each config")
-    add("--batch", type=int, default=0, help="RoIs (default: as in the detector)")
+    add("--seeds", type=at_least(1), default=3, help="seeds 0 to N-1 (default: 3)")
+    add("--iterations", type=at_least(0), default=0, help="default: those of each config")
+    add("--batch", type=at_least(0), default=0, help="RoIs (default: as in the detector)")
     add("--metric", choices=METRICS, default="AP", help="of which the winner has most")
-    add("--processes", type=int, default=os.cpu_count() or 1, help="that run at once")
+    add("--processes", type=at_least(1), default=os.cpu_count() or 1, help="that run at once")
     add("opts", nargs="*", metavar="KEY VALUE", help="options of the configs, after --")
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args, started = parse_args(), time.perf_counter()
     choices = Choices(iterations=args.iterations, batch=args.batch, opts=args.opts)
-    try:
-        folders = pair_with_seeds(args.cache, args.seeds, "cache")
-        evaluate = pair_with_seeds(args.eval_cache, args.seeds, "cache for evaluation")
-        opened = {folder: FeatureCache.open(folder) for folder in {*folders, *evaluate}}
-        caches = [opened[folder] for folder in folders]
-        for cache, folder in zip(caches, evaluate):
-            cache.check_purpose("train")
-            opened[folder].check_purpose("eval")
-            cache.check_same_model(opened[folder])
-        methods = find_methods(args.methods or default_methods(), caches[0], choices, args.out)
-        if not args.methods:
-            add_missing_losses(methods, BASE, caches[0], choices, args.out)
-        jobs = plan_jobs(methods, caches, evaluate, args.out)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    folders = pair_with_seeds(args.cache, args.seeds, "cache")
+    evaluate = pair_with_seeds(args.eval_cache, args.seeds, "cache for evaluation")
+    opened = {folder: FeatureCache.open(folder) for folder in {*folders, *evaluate}}
+    caches = [opened[folder] for folder in folders]
+    for cache, folder in zip(caches, evaluate):
+        cache.check_purpose("train")
+        opened[folder].check_purpose("eval")
+        cache.check_same_model(opened[folder])
+    methods = find_methods(args.methods or default_methods(), caches[0], choices, args.out)
+    if not args.methods:
+        add_missing_losses(methods, BASE, caches[0], choices, args.out)
+    jobs = plan_jobs(methods, caches, evaluate, args.out)
     print(f"{len(methods)} methods x {args.seeds} seeds", flush=True)
     results, failures = run_jobs(jobs, args.processes, tell)
     rows = make_rows(jobs, results, args.metric)

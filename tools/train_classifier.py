@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from detectron2.utils.logger import setup_logger
 
+from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine.classifier import METHOD_REGISTRY, ROI_SAMPLER_REGISTRY, Choices
 from balms_det.engine.classifier.run import pair_with_seeds, train_seeds
 from balms_det.engine.classifier.setup import make_recipe
@@ -50,15 +51,16 @@ def parse_args() -> argparse.Namespace:
     add("--method", default="", help=f"{methods} (default: Plain)")
     add("--sampler", default="", help=f"{samplers}, or one of DATALOADER.SAMPLER_TRAIN")
     add("--meta", default="", help="MetaReweighter or MetaSampler (default: none)")
-    add("--seeds", type=int, default=1, help="seeds 0 to N-1 (default: 1)")
-    add("--iterations", type=int, default=0, help="default: SOLVER.MAX_ITER")
+    add("--seeds", type=at_least(1), default=1, help="seeds 0 to N-1 (default: 1)")
+    add("--iterations", type=at_least(0), default=0, help="default: SOLVER.MAX_ITER")
     add("--lr", type=float, default=0.0, help="default: SOLVER.BASE_LR")
-    add("--batch", type=int, default=0, help="RoIs (default: as in the detector)")
-    add("--threads", type=int, default=torch.get_num_threads())
+    add("--batch", type=at_least(0), default=0, help="RoIs (default: as in the detector)")
+    add("--threads", type=at_least(1), default=torch.get_num_threads())
     add("opts", nargs="*", metavar="KEY VALUE", help="options of the config, after --")
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     setup_logger(name="balms_det")
@@ -66,17 +68,13 @@ def main() -> int:
     chosen = {name: getattr(args, name) for name in ("loss", "method", "sampler", "meta")}
     numbers = {name: getattr(args, name) for name in ("iterations", "lr", "batch")}
     choices = Choices(loss_args=args.args, opts=args.opts, **chosen, **numbers)
-    try:
-        folders = pair_with_seeds(args.cache, args.seeds, "cache")
-        evaluate = pair_with_seeds(args.eval_cache, args.seeds, "cache for evaluation")
-        opened = {folder: FeatureCache.open(folder) for folder in set(folders)}
-        caches = [opened[folder] for folder in folders]
-        recipe = make_recipe(caches[0], args.config_file, choices, args.out)
-        label = args.loss or Path(recipe.config_file).stem
-        row = train_seeds(recipe, caches, evaluate, args.out, label)
-    except (ValueError, TypeError, KeyError, OSError, FloatingPointError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    folders = pair_with_seeds(args.cache, args.seeds, "cache")
+    evaluate = pair_with_seeds(args.eval_cache, args.seeds, "cache for evaluation")
+    opened = {folder: FeatureCache.open(folder) for folder in set(folders)}
+    caches = [opened[folder] for folder in folders]
+    recipe = make_recipe(caches[0], args.config_file, choices, args.out)
+    label = args.loss or Path(recipe.config_file).stem
+    row = train_seeds(recipe, caches, evaluate, args.out, label)
     print(format_table([row]))
     return 0
 

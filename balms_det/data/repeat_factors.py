@@ -27,11 +27,12 @@ def class_repeat_factors(frequency, thresh: float, sqrt: bool = True) -> np.ndar
         (C,) float64, at least 1 and finite: a class with frequency 0 has no image to repeat, so 1.
 
     Raises:
-        ValueError: ``thresh`` is negative.
+        ValueError: ``thresh`` is negative or not finite.
     """
-    if thresh < 0:
+    if not 0 <= thresh < np.inf:
         raise ValueError(
-            f"The repeat threshold, DATALOADER.REPEAT_THRESHOLD, must not be negative: {thresh}."
+            "The repeat threshold, DATALOADER.REPEAT_THRESHOLD, must be finite and not negative: "
+            f"{thresh}."
         )
     frequency = np.asarray(frequency, dtype=np.float64)
     ratio = np.divide(thresh, frequency, out=np.ones_like(frequency), where=frequency > 0)

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import logging
+import weakref
+from pathlib import Path
 
 import torch
 from detectron2.engine import DefaultTrainer, defaults
@@ -10,10 +12,14 @@ from detectron2.utils import comm
 
 from balms_det.data.build import build_train_loader
 from balms_det.data.meta_set import build_meta_loader
+from balms_det.engine.bounded_history import BoundedHistory
 from balms_det.engine.checkpoint import LongTailCheckpointer
+from balms_det.engine.checkpoint_files import RunCheckpointer
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.engine.meta_trainer import build_meta_trainer
+from balms_det.engine.metrics_file import METRICS, keep_metrics_before
+from balms_det.engine.non_finite import build_non_finite_guard
 from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
 from balms_det.engine.step_seed import SeedEveryStep
@@ -24,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 # Where the state of the trainer keeps that of its loader.
 LOADER_KEY = "data_loader"
+# As Detectron2 names the checkpoint of the last iteration.
+FINAL = "model_final"
 
 
 class LongTailTrainer(DefaultTrainer):
@@ -31,8 +39,9 @@ class LongTailTrainer(DefaultTrainer):
 
     Over ``DefaultTrainer`` it adds: ``MODEL.DECOUPLED`` (stage 2), classifier conversion when
     weights are loaded, balms_det's samplers and mapper, an evaluator for LVIS- and COCO-format
-    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, and exact resume:
-    with ``SEED`` set, a run that was stopped and resumed ends in the same weights.
+    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, a stop at NaN and
+    infinity (``SOLVER.NON_FINITE``), checkpoints that are whole, and exact resume: with ``SEED``
+    set, a run that was stopped and resumed ends in the same weights.
     """
 
     def __init__(self, cfg):
@@ -54,6 +63,10 @@ class LongTailTrainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     def build_hooks(self):
+        # In the place of the one that DefaultTrainer made, before the hook that saves gets it.
+        self.checkpointer = RunCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
         if self.cfg.META.NAME:
             # Before the hook that saves checkpoints, which hold the history.
@@ -61,6 +74,8 @@ class LongTailTrainer(DefaultTrainer):
         losses = scheduled_losses(self.model)
         if losses:
             hooks.insert(0, LossProgress(losses))
+        hooks.insert(0, build_non_finite_guard(self.cfg))
+        hooks.insert(0, BoundedHistory())
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
     def state_dict(self):
@@ -95,11 +110,20 @@ class LongTailTrainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume=True)
+            self._complete_last_save()
         else:
             load_weights(self.cfg, self.model)
+        if resume and comm.is_main_process():
+            keep_metrics_before(Path(self.cfg.OUTPUT_DIR, METRICS), self.start_iter)
+
+    def _complete_last_save(self):
+        # A run that was killed between its last numbered checkpoint and model_final has no
+        # iteration left in which Detectron2 would save the latter.
+        if self.start_iter >= self.max_iter and self.checkpointer.resumed_from != f"{FINAL}.pth":
+            self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
 
 
-def load_weights(cfg, model: torch.nn.Module) -> None:
+def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
     """Load ``MODEL.WEIGHTS`` into a model, converting the box classifier where it has to be.
 
     Raises:
@@ -112,11 +136,23 @@ def load_weights(cfg, model: torch.nn.Module) -> None:
             "MODEL.DECOUPLED.ENABLED freezes all but the classifier, and MODEL.WEIGHTS is empty: "
             "the frozen parts would stay random. Set MODEL.WEIGHTS to a stage 1 checkpoint."
         )
-    trained = stage2.TRAIN_ONLY if stage2.ENABLED else None
+    trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
     checkpointer = LongTailCheckpointer(model, require_all_but=trained)
     if cfg.MODEL.WEIGHTS and not checkpointer.path_manager.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}")
     checkpointer.load(cfg.MODEL.WEIGHTS)
+
+
+def load_trained_weights(cfg, model: torch.nn.Module) -> None:
+    """:func:`load_weights` of a model that is not to be trained.
+
+    Raises:
+        ValueError: ``MODEL.WEIGHTS`` is empty, or does not hold every parameter.
+        FileNotFoundError: it names a local file that does not exist.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model.")
+    load_weights(cfg, model, whole=True)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from balms_det.files import atomic_path
-
 _COPY_BYTES = 1 << 20
 
 
@@ -68,12 +66,15 @@ class PredictionShards:
                 f"the predictions of {len(missing)} of {world_size} ranks are missing, e.g. "
                 f"{missing[0]}: all machines must share the folder {self.target.parent}."
             )
-        with atomic_path(self.target) as part, open(part, "wb") as file:
+        # One name, not a new one each time: what a kill leaves, the next evaluation writes over.
+        part = self.target.with_name(self.target.name + ".part")
+        with open(part, "wb") as file:
             first = True
             file.write(b"[")
             for shard in shards:
                 first = _append(file, shard, first)
             file.write(b"]")
+        os.replace(part, self.target)
         for shard in shards:
             shard.unlink()
         return not first

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from balms_det.evaluation.box_ap import METRICS
 from balms_det.files import atomic_path
+from balms_det.trust import plot_label
 
 COLOURS = {"AP": "black", "APr": "#d1495b", "APc": "#edae49", "APf": "#30638e"}
 _COLUMNS = 3
@@ -43,7 +44,7 @@ def draw_strength_curves(
         panel.set_ylabel("box AP, %")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(METRICS), frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(plot_label(title))
     with atomic_path(path) as part:
         figure.savefig(part, format=path.suffix.lstrip(".") or "png", dpi=120)
 

@@ -1,5 +1,9 @@
 import json
 import os
+import select
+import signal
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -145,6 +149,28 @@ def test_cut_short_leaves_no_manifest_and_can_be_made_again(made, tmp_path):
     assert not (root / "manifest.json").exists()
     assert generate_icons(root, **SMALL, style=STYLE, workers=1) == made[1]
     assert all_files(root) == all_files(made[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """They would wait for its next job for good. All processes hold a pipe open while they live."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            os.close(reader)
+            end = partial(os.kill, os.getpid(), signal.SIGKILL)
+            generate_icons(tmp_path, num_train=64, workers=2, progress=lambda *state: end())
+        finally:
+            os._exit(1)
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    ended = bool(select.select([reader], [], [], 60)[0])
+    if not ended:
+        os.killpg(child, signal.SIGKILL)
+    os.close(reader)
+    assert ended
 
 
 def test_a_lost_picture_is_noticed(tmp_path):

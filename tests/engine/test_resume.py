@@ -1,10 +1,9 @@
-"""Exact resume: N steps straight are k steps, a stop or kill -9, and N - k steps."""
+"""Exact resume: N steps straight are k steps, a stop, and N - k steps. Kills are in tests/soak."""
 
 import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,17 +16,11 @@ from PIL import Image
 
 from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_cfg
+from tests.soak.folders import differences
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "quickstart" / "stage1.yaml")
 STEPS = 7
-# A meta learner, and rates that reach the sampler of images while it runs.
-BALMS = [
-    *("META.NAME", "MetaSampler", "META.SAMPLER_PERIOD", "2", "META.LR", "0.5"),
-    *("META.IMS_PER_BATCH", "3", "DATALOADER.SAMPLER_TRAIN", "MetaTrainingSampler"),
-    *("MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME", "BalancedSoftmaxLoss"),
-    *("SOLVER.CLIP_GRADIENTS.ENABLED", "False", "DATALOADER.NUM_WORKERS", "2"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -99,17 +92,6 @@ def final(folder):
     return torch.load(folder / "model_final.pth", weights_only=True)
 
 
-def differences(a, b, path=""):
-    """Paths at which two nested states are not identical to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
-    if isinstance(a, dict) and a.keys() == b.keys():
-        return [d for key in a for d in differences(a[key], b[key], f"{path}.{key}")]
-    if isinstance(a, list | tuple) and len(a) == len(b):
-        return [d for i, pair in enumerate(zip(a, b)) for d in differences(*pair, f"{path}.{i}")]
-    return [] if a == b else [path]
-
-
 @pytest.fixture(scope="module")
 def straight(uneven, tmp_path_factory):
     """The final state of runs without a stop, by the number of loader workers."""
@@ -146,33 +128,6 @@ def run_python(*words):
     )
 
 
-def kill(options, folder, *more):
-    """Train in a process of its own, which is killed after iteration 4."""
-    script = Path(__file__).with_name("kill_run.py")
-    done = run_python(script, 4, CONFIG, *options, "OUTPUT_DIR", folder, *more)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (folder / "model_final.pth").exists()
-
-
-def test_kill_and_resume(uneven, straight, tmp_path):
-    more = ("DATALOADER.NUM_WORKERS", "2")
-    kill(uneven, tmp_path, *more)
-    assert differences(resumed(uneven, tmp_path, *more), straight["2"]) == []
-
-
-@pytest.mark.slow
-def test_balms_resumes_after_a_kill(uneven, tmp_path):
-    """Classifier, theta, Adam, both loaders, the rates that the sampler has, and the history."""
-    train(uneven, tmp_path / "straight", *BALMS)
-    state = final(tmp_path / "straight")
-    inner = state["trainer"]["_trainer"]
-    assert inner["meta_step"]["learner.theta"].abs().min() > 0
-    assert len(set(state["trainer"]["data_loader"]["sampler"]["rates"].tolist())) == 2
-    kill(uneven, tmp_path / "killed", *BALMS)
-    assert differences(resumed(uneven, tmp_path / "killed", *BALMS), state) == []
-    assert (tmp_path / "killed" / "meta_rates.png").exists()
-
-
 @pytest.mark.slow
 def test_two_ranks_resume(uneven, tmp_path):
     """The file that rank 0 wrote puts both ranks back."""
@@ -207,3 +162,14 @@ def test_the_comparison_finds_a_difference(straight):
     name = next(iter(other["model"]))
     other["model"][name] = other["model"][name] + 1e-6
     assert differences(state, other) == [f".model.{name}"]
+
+
+def test_a_run_killed_just_before_its_last_file_gets_it(uneven, straight, tmp_path):
+    """After the last iteration there is none left in which Detectron2 would save model_final."""
+    options = [*uneven, "SOLVER.CHECKPOINT_PERIOD", str(STEPS)]
+    train(options, tmp_path)
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text(f"model_{STEPS - 1:07d}.pth")
+    train(options, tmp_path, resume=True, seed=99)
+    assert differences(final(tmp_path), straight["0"]) == []
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

@@ -95,7 +95,7 @@ def test_columns_hold_ranks_and_values():
     assert columns.category.tolist() == [1, 0, 1]
     assert columns.score.tolist() == [0.5, 0.5, 1.0]
     assert columns.box.tolist() == [[1, 2, 3.5, 4]] * 3
-    assert columns.masks == [RLE] * 3
+    assert list(columns.masks) == [RLE] * 3
 
 
 def test_only_what_is_evaluated_is_needed():

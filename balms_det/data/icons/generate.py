@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -120,6 +121,16 @@ def _render_job(spec: SplitSpec, job: tuple[int, list[int]]) -> dict:
     return render_image(spec, *job)
 
 
+def _end_with_parent() -> None:
+    """In a worker: end when the parent is killed. Workers would wait for its next job for good."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _render_all(spec: SplitSpec, images: list[list[int]], workers: int | None) -> Iterator[dict]:
     """Records of a split, in order whatever the number of processes."""
     if workers is None:
@@ -132,7 +143,7 @@ def _render_all(spec: SplitSpec, images: list[list[int]], workers: int | None) -
     # A forked child need not import torch again; forking is safe on Linux only.
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         yield from pool.map(render, enumerate(images), chunksize=16)
 
 

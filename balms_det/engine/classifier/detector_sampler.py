@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from balms_det.data.samplers import SAMPLER_REGISTRY, check_sampler_name
+from balms_det.data.samplers import SAMPLER_REGISTRY, check_sampler
 from balms_det.engine.classifier.roi_pool import RoIPool
 from balms_det.engine.classifier.samplers import ROI_SAMPLER_REGISTRY, RoISampler
 
@@ -52,7 +52,7 @@ class DetectorSampler(RoISampler):
     @classmethod
     def from_config(cls, cfg: CfgNode, pool: RoIPool) -> DetectorSampler:
         name = cfg.DATALOADER.SAMPLER_TRAIN
-        check_sampler_name(name)
+        check_sampler(cfg)
         if name not in SAMPLER_REGISTRY:
             raise ValueError(f"{name} cannot draw from a cache: choose one of balms_det's samplers")
         return cls(

@@ -1,5 +1,6 @@
 """Methods x seeds, and the command lines."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -80,8 +81,11 @@ def test_command_lines(detector, small_options, tmp_path):
     done = run("train_classifier", *config, "--loss", "FocalLoss", "--seeds", "2")
     assert done.returncode == 0, done.stderr
     assert "| FocalLoss |" in done.stdout and (tmp_path / "seed1" / "model_final.pth").exists()
-    failed = run("train_classifier", *config, "--loss", "FocalLoss", "--seeds", "0")
-    assert failed.returncode == 1 and "error: there must be at least one seed" in failed.stderr
+    (entry,) = json.loads((tmp_path / "seed1" / "run.json").read_text())
+    assert entry["features"] == str(detector / "train") and entry["config"]["SEED"] == 1
+    failed = run("train_classifier", *config, "--loss", "NoLoss")
+    assert failed.returncode == 1 and "error: Unknown box loss 'NoLoss'" in failed.stderr
+    assert run("train_classifier", *config, "--seeds", "0").returncode == 2
     swept = run("sweep", "--methods", str(CONFIGS / "losses" / "focal.yaml"), "--seeds", "1")
     assert swept.returncode == 0, swept.stderr
     assert "| focal" in (tmp_path / "table.md").read_text()

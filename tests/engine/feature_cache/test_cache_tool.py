@@ -17,7 +17,9 @@ def tool(monkeypatch, small_options):
     def tool(*words):
         command = ["cache_features.py", "--config-file", CONFIG, *words[:-2], *small_options]
         monkeypatch.setattr(sys, "argv", [*command, *words[-2:]])
-        runpy.run_path(str(ROOT / "tools" / "cache_features.py"), run_name="__main__")
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "tools" / "cache_features.py"), run_name="__main__")
+        return ended.value.code
 
     return tool
 
@@ -25,7 +27,7 @@ def tool(monkeypatch, small_options):
 def test_makes_a_cache(tool, cached, tmp_path):
     out, weights = str(tmp_path / "cache"), cached.cfg.MODEL.WEIGHTS
     options = ["--images", "4", "--views", "2", "--background", "3", "--dtype", "float32"]
-    tool("--out", out, *options, "MODEL.WEIGHTS", weights)
+    assert tool("--out", out, *options, "MODEL.WEIGHTS", weights) == 0
     manifest = FeatureCache.open(out).manifest
     assert (manifest.purpose, manifest.num_images, manifest.dtype) == ("train", 4, "float32")
     assert (manifest.views, manifest.augmented, manifest.background) == (2, True, 3)
@@ -42,8 +44,6 @@ def test_makes_a_cache(tool, cached, tmp_path):
     ],
 )
 def test_says_what_is_wrong(tool, tmp_path, capsys, words, message):
-    with pytest.raises(SystemExit) as stopped:
-        tool("--out", str(tmp_path / "cache"), *words)
-    assert stopped.value.code == 1
+    assert tool("--out", str(tmp_path / "cache"), *words) == 1
     error = capsys.readouterr().err
     assert "error: " in error and message in error.split("error: ")[1]
