@@ -31,7 +31,7 @@ setup(
         "msgspec>=0.18",
         "jinja2>=3.1",
         "hotcoco>=1.3",
-        "safetensors>=0.4,<1",
+        "safetensors>=0.4",
         "setuptools<81",  # Detectron2 imports pkg_resources, which later versions do not have
     ],
     extras_require={
@@ -50,6 +50,6 @@ setup(
         # `lvis` asks for opencv-python, which needs libGL; tools/setup_env.py installs lvis alone.
         "lvis": ["opencv-python-headless>=4.8"],
         "test": ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", "ruff>=0.9"],
-        "dev": ["pre-commit>=3.5"],
+        "dev": ["pre-commit>=3.5", "nox"],
     },
 )

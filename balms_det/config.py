@@ -14,6 +14,8 @@ def add_balms_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_decoupled_training(cfg)
     _add_meta(cfg)
+    _add_non_finite(cfg)
+    _add_cached_training(cfg)
     _add_evaluation(cfg)
     _add_authors_keys(cfg)
 
@@ -89,6 +91,32 @@ def _add_meta(cfg: CN) -> None:
     # Iterations between two updates of the rates by which DATALOADER.SAMPLER_TRAIN draws images,
     # where that is MetaTrainingSampler.
     cfg.META.SAMPLER_PERIOD = 20
+
+
+def _add_non_finite(cfg: CN) -> None:
+    # What happens in the iteration in which NaN or infinity appears in a loss, in logits, in the
+    # RPN's proposals or in the gradient. "stop": an error that names images and class, and the
+    # batch in OUTPUT_DIR/non_finite. "skip": the step is left out and counted.
+    cfg.SOLVER.NON_FINITE = CN()
+    cfg.SOLVER.NON_FINITE.ACTION = "stop"
+    # With "skip": stop when so many steps in a row were left out.
+    cfg.SOLVER.NON_FINITE.MAX_IN_A_ROW = 10
+
+
+def _add_cached_training(cfg: CN) -> None:
+    # Training of the classifier from cached features; tools/train_classifier.py and tools/sweep.py
+    # read this node, training through the detector does not.
+    cfg.CLASSIFIER = CN()
+    # How it is trained: any name in balms_det.engine.classifier.METHOD_REGISTRY.
+    cfg.CLASSIFIER.METHOD = "Plain"
+    # The method's keyword arguments in upper case.
+    cfg.CLASSIFIER.ARGS = CN(new_allowed=True)
+    # Which RoIs make a batch: any name in balms_det.engine.classifier.ROI_SAMPLER_REGISTRY. Empty:
+    # the method's own, or else batches as the detector makes them.
+    cfg.CLASSIFIER.SAMPLER = ""
+    # Share of foreground in the batches of samplers that draw RoIs by class; 0: as in the
+    # detector's batches.
+    cfg.CLASSIFIER.FOREGROUND = 0.0
 
 
 def _add_evaluation(cfg: CN) -> None:

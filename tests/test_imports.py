@@ -12,10 +12,10 @@ PACKAGE = "balms_det"
 ALLOWED = {
     "losses": set(),
     "meta": {"losses"},
-    "data": {"config", "files"},
+    "data": {"config", "files", "trust"},
     "modeling": {"losses", "meta", "data", "config", "files"},
-    "evaluation": {"data", "config", "files"},
-    "engine": {"losses", "meta", "data", "config", "files", "modeling", "evaluation"},
+    "evaluation": {"data", "config", "files", "trust"},
+    "engine": {"losses", "meta", "data", "config", "files", "trust", "modeling", "evaluation"},
 }
 LOSSES_MAY_USE = {"torch", "numpy", PACKAGE}
 

@@ -17,6 +17,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine import launch_main, load_cfg
 from balms_det.engine.feature_cache import CacheOptions, cache_features
 from balms_det.engine.feature_cache.layout import DTYPES, EVAL, TRAIN
@@ -28,9 +29,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="FOLDER", help="of the cache")
     parser.add_argument("--purpose", choices=(TRAIN, EVAL), default=TRAIN)
     parser.add_argument("--dataset", default="", help="default: that of the config")
-    parser.add_argument("--images", type=int, default=0, help="the first so many (default: all)")
     parser.add_argument(
-        "--views", type=int, default=0, help="augmented passes (default: one pass as in testing)"
+        "--images", type=at_least(0), default=0, help="the first so many (default: all)"
+    )
+    parser.add_argument(
+        "--views",
+        type=at_least(0),
+        default=0,
+        help="augmented passes (default: one pass as in testing)",
     )
     parser.add_argument(
         "--background",
@@ -39,7 +45,9 @@ def parse_args() -> argparse.Namespace:
         help=f"background RoIs an image, -1 for all (default: {defaults.background})",
     )
     parser.add_argument("--dtype", choices=tuple(DTYPES), default=defaults.dtype)
-    parser.add_argument("--shard-images", type=int, default=0, help="default: 500, or 100 for eval")
+    parser.add_argument(
+        "--shard-images", type=at_least(0), default=0, help="default: 500, or 100 for eval"
+    )
     return parser.parse_args()
 
 
@@ -58,9 +66,10 @@ def main(args: argparse.Namespace) -> None:
     cache_features(cfg, args.out, options)
 
 
+@one_line_errors
+def run() -> None:
+    launch_main(main, parse_args())
+
+
 if __name__ == "__main__":
-    try:
-        launch_main(main, parse_args())
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(run())

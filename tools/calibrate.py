@@ -16,6 +16,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine import load_cfg
 from balms_det.engine.calibrate import SearchOptions, calibrate
 from balms_det.evaluation.box_ap import METRICS
@@ -33,35 +34,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--strengths", metavar="0.2,0.4", help="default: each has its own")
     parser.add_argument("--dataset", default="", help="default: the first of DATASETS.TRAIN")
     parser.add_argument("--cache", default="", metavar="FOLDER", help="of cache_features.py, eval")
-    parser.add_argument("--images", type=int, default=500, help="0 for all (default: 500)")
+    parser.add_argument("--images", type=at_least(0), default=500, help="0 for all (default: 500)")
     parser.add_argument("--metric", choices=METRICS, default="AP", help="what is maximised")
     parser.add_argument("--bake", action="store_true", help="write a checkpoint as well")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     return parser.parse_args()
 
 
+def strengths(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--strengths takes numbers, as in 0.2,0.4, got {text!r}") from error
+
+
+@one_line_errors
 def main() -> int:
     args = parse_args()
     setup_logger(name="balms_det")
-    try:
-        calibrate(
-            load_cfg(args.config_file, args.opts),
-            Path(args.out),
-            SearchOptions(
-                names=args.calibration.split(",") if args.calibration else (),
-                strengths=[float(s) for s in args.strengths.split(",")] if args.strengths else (),
-                dataset=args.dataset,
-                num_images=args.images,
-                metric=args.metric,
-                cache=args.cache,
-            ),
-            config_file=args.config_file,
-            opts=args.opts,
-            bake=args.bake,
-        )
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    calibrate(
+        load_cfg(args.config_file, args.opts),
+        Path(args.out),
+        SearchOptions(
+            names=args.calibration.split(",") if args.calibration else (),
+            strengths=strengths(args.strengths) if args.strengths else (),
+            dataset=args.dataset,
+            num_images=args.images,
+            metric=args.metric,
+            cache=args.cache,
+        ),
+        config_file=args.config_file,
+        opts=args.opts,
+        bake=args.bake,
+    )
     return 0
 
 

@@ -13,9 +13,11 @@ import sys
 from detectron2.config import get_cfg
 
 from balms_det import add_balms_config
+from balms_det.command_line import one_line_errors
 from balms_det.data.class_stats import stats_of
 from balms_det.data.datasets import register_files
 from balms_det.data.stats_report import absent_classes, class_table, group_table, plot_long_tail
+from balms_det.engine.config_file import merge_config_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,19 +32,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
-    try:
-        if args.config_file:
-            cfg = get_cfg()
-            add_balms_config(cfg)
-            cfg.merge_from_file(args.config_file)
-            register_files(cfg.DATASETS.FILES)
-        stats = stats_of(args.dataset)
-        table = group_table(stats, args.sampler_threshold)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    if args.config_file:
+        cfg = get_cfg()
+        add_balms_config(cfg)
+        merge_config_file(cfg, args.config_file)
+        register_files(cfg.DATASETS.FILES)
+    stats = stats_of(args.dataset)
+    table = group_table(stats, args.sampler_threshold)
     print(f"{args.dataset}: {stats.num_images:,} images, {stats.num_classes:,} classes\n\n{table}")
     if len(stats.absent):
         print(f"\nabsent: {absent_classes(stats)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
+from balms_det.command_line import one_line_errors, positive
 from balms_det.engine import LongTailPredictor, load_cfg
 from balms_det.engine.demo import draw_images, draw_video, image_files, training_metadata
 
@@ -25,30 +26,27 @@ def parse_args() -> argparse.Namespace:
     what.add_argument("--video-input", metavar="VIDEO")
     parser.add_argument("--output", required=True, type=Path, help="a folder; for a video, an mp4")
     parser.add_argument("--confidence-threshold", type=float, default=0.5, metavar="SCORE")
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the pictures of images")
+    parser.add_argument("--scale", type=positive, default=1.0, help="size of the pictures")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys")
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     setup_logger(name="balms_det")
     threshold = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold)]
-    try:
-        files = image_files(args.input or [])
-        cfg = load_cfg(args.config_file, [*threshold, *args.opts])
-        predictor, metadata = LongTailPredictor(cfg), training_metadata(cfg)
-        if args.video_input:
-            for number, found in enumerate(
-                draw_video(args.video_input, args.output, predictor, metadata)
-            ):
-                print(f"frame {number}: {len(found)} detections", flush=True)
-            print(args.output)
-        for target, found in draw_images(files, args.output, predictor, metadata, args.scale):
-            print(f"{target}: {len(found)} detections", flush=True)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    files = image_files(args.input or [])
+    cfg = load_cfg(args.config_file, [*threshold, *args.opts])
+    predictor, metadata = LongTailPredictor(cfg), training_metadata(cfg)
+    if args.video_input:
+        for number, found in enumerate(
+            draw_video(args.video_input, args.output, predictor, metadata)
+        ):
+            print(f"frame {number}: {len(found)} detections", flush=True)
+        print(args.output)
+    for target, found in draw_images(files, args.output, predictor, metadata, args.scale):
+        print(f"{target}: {len(found)} detections", flush=True)
     return 0
 
 

@@ -13,6 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
+from balms_det.command_line import at_least, one_line_errors
 from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, ClassStats
 from balms_det.evaluation import compare_results
 from balms_det.evaluation.comparison_table import comparison_table, write_comparison
@@ -36,18 +37,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--boundary", action="store_true", help="min of mask and boundary IoU")
     parser.add_argument("--train-json", help="count the frequency groups in this annotation file")
     parser.add_argument(
-        "--frequency-limits", type=int, nargs=2, default=(RARE_MAX, COMMON_MAX), metavar="N"
+        "--frequency-limits", type=at_least(0), nargs=2, default=(RARE_MAX, COMMON_MAX), metavar="N"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write json and per-class CSV here")
     parser.add_argument("--lenient", action="store_true", help="leave bad entries out, and say so")
     parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help="results to tell apart")
-    parser.add_argument("--draws", type=int, default=1000, help="bootstrap draws of --compare")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--draws", type=at_least(1), default=1000, help="bootstrap draws")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the draws")
     args = parser.parse_args()
     if bool(args.results) == bool(args.compare):
         parser.error("give results files or --compare A B")
     if args.boundary and args.compare:
         parser.error("--compare knows mask and box IoU, not --boundary")
+    if args.frequency_limits[0] > args.frequency_limits[1]:
+        parser.error("--frequency-limits: the limit of rare comes first")
     args.iou_type = args.iou_type or (["segm"] if args.boundary else None)
     return args
 
@@ -83,14 +86,11 @@ def compare(args: argparse.Namespace) -> None:
             print(f"{path}\n")
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        (compare if args.compare else evaluate)(args)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    (compare if args.compare else evaluate)(args)
     return 0
 
 

@@ -11,9 +11,10 @@ last label; run the tool again on its output to add another.
 import argparse
 import sys
 
+from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine import LongTailTrainer, load_cfg
 from balms_det.engine.imprint import imprint, read_exemplars
-from balms_det.engine.trainer import load_weights
+from balms_det.engine.trainer import load_trained_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,25 +25,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exemplars", required=True, help="LVIS- or COCO-format json with boxes")
     parser.add_argument("--images", required=True, help="folder of the exemplars' images")
     parser.add_argument("--category", required=True, help="name of the new class in that json")
-    parser.add_argument("--max-exemplars", type=int, metavar="N", help="take N boxes at most")
+    parser.add_argument("--max-exemplars", type=at_least(1), metavar="N", help="most boxes to take")
     parser.add_argument("--out", required=True, help="folder to write the model and config to")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="config options as KEY VALUE pairs")
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
-    try:
-        cfg = load_cfg(args.config_file, args.opts)
-        exemplars = read_exemplars(
-            cfg, args.exemplars, args.images, args.category, args.max_exemplars
-        )
-        model = LongTailTrainer.build_model(cfg)
-        load_weights(cfg, model)
-        weights, config = imprint(cfg, model, exemplars, args.out)
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    cfg = load_cfg(args.config_file, args.opts)
+    exemplars = read_exemplars(cfg, args.exemplars, args.images, args.category, args.max_exemplars)
+    model = LongTailTrainer.build_model(cfg)
+    load_trained_weights(cfg, model)
+    weights, config = imprint(cfg, model, exemplars, args.out)
     boxes = sum(len(record["instances"]) for record in exemplars)
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     print(f"{args.category}: label {classes}, from {boxes} boxes\n{weights}\n{config}")

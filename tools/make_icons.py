@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 
+from balms_det.command_line import one_line_errors
 from balms_det.data.icons import SceneStyle, generate_icons
 
 
@@ -46,24 +47,22 @@ def show_progress(split: str, done: int, total: int) -> None:
         print(f"\r{split}: {done}/{total} images", end="\n" if done == total else "", flush=True)
 
 
+@one_line_errors
 def main() -> None:
     args = parse_args()
     start = time.perf_counter()
-    try:
-        manifest = generate_icons(
-            args.out,
-            num_classes=args.classes,
-            num_train=args.train,
-            num_val=args.val,
-            image_size=args.image_size,
-            seed=args.seed,
-            style=style_from(args.set),
-            workers=args.workers,
-            force=args.force,
-            progress=show_progress,
-        )
-    except (FileExistsError, ImportError, KeyError, ValueError) as error:
-        sys.exit(f"make_icons: {error.args[0]}")
+    manifest = generate_icons(
+        args.out,
+        num_classes=args.classes,
+        num_train=args.train,
+        num_val=args.val,
+        image_size=args.image_size,
+        seed=args.seed,
+        style=style_from(args.set),
+        workers=args.workers,
+        force=args.force,
+        progress=show_progress,
+    )
     groups = manifest["frequency"]
     for split in ("train", "val"):
         print(f"{split}: {manifest[split]['images']} images, {manifest[split]['instances']} masks")
@@ -72,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

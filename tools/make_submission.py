@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from balms_det.command_line import one_line_errors
 from balms_det.evaluation.submission import check_submission, write_submission
 
 
@@ -45,14 +46,11 @@ def write(args: argparse.Namespace, rule: str) -> int:
     return 0
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     rule = "fixed" if args.fixed else "default"
-    try:
-        return write(args, rule) if args.out else check(args, rule)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return write(args, rule) if args.out else check(args, rule)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ python tools/report.py --gt datasets/icons_lt/icons_lt_val.json --images dataset
 import argparse
 import sys
 
+from balms_det.command_line import at_least, one_line_errors, positive
 from balms_det.evaluation.report import write_report
 
 
@@ -37,33 +38,30 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--counts", help="training annotations, or a registered dataset")
     parser.add_argument("--iou-type", choices=["segm", "bbox"], default="segm")
     parser.add_argument(
-        "--pictures", type=int, default=6, help="a class, kind and run (default: 6)"
+        "--pictures", type=at_least(0), default=6, help="a class, kind and run (default: 6)"
     )
-    parser.add_argument("--max-mb", type=float, default=12, help="of pictures (default: 12)")
+    parser.add_argument("--max-mb", type=positive, default=12, help="of pictures (default: 12)")
     parser.add_argument("--out", default="report.html", help="HTML file (default: report.html)")
     return parser.parse_args()
 
 
+@one_line_errors
 def main() -> int:
     args = parse_args()
     runs = dict(args.run)
     if len(runs) < len(args.run):
         print("error: two runs have the same name", file=sys.stderr)
         return 2
-    try:
-        write_report(
-            args.gt,
-            runs,
-            args.out,
-            images=args.images,
-            counts=args.counts,
-            iou_type=args.iou_type,
-            per_shelf=args.pictures,
-            max_gallery_mb=args.max_mb,
-        )
-    except (ValueError, KeyError, OSError) as error:
-        print(f"error: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    write_report(
+        args.gt,
+        runs,
+        args.out,
+        images=args.images,
+        counts=args.counts,
+        iou_type=args.iou_type,
+        per_shelf=args.pictures,
+        max_gallery_mb=args.max_mb,
+    )
     print(args.out)
     return 0
 

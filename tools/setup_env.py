@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "balms_det_setup.json"
+CONSTRAINTS = ROOT / "constraints.txt"
 INPUTS = ["setup.py", "constraints.txt", "requirements-detectron2.txt", "tools/setup_env.py"]
 WHEEL = "sal-detectron2"
 OLDEST = (3, 10)
@@ -33,14 +34,19 @@ OLDEST = (3, 10)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--here", action="store_true", help="install into this environment")
+    parser.add_argument(
+        "--constraints", type=Path, metavar="FILE", help="with --here: in place of constraints.txt"
+    )
     args = parser.parse_args()
+    if args.constraints and not args.here:
+        parser.error("--constraints goes with --here: .venv has the versions of constraints.txt")
     if sys.version_info < OLDEST:
         sys.exit(
             f"balms_det needs Python {OLDEST[0]}.{OLDEST[1]} or newer, and {sys.executable} is "
             f"{sys.version.split()[0]}. Name another one: make demo PYTHON=python3.11"
         )
     if args.here:
-        install(sys.executable)
+        install(sys.executable, args.constraints or CONSTRAINTS)
         return
     stamp = fingerprint()
     if STAMP.exists() and STAMP.read_text() == stamp and Path(venv_python()).exists():
@@ -91,7 +97,7 @@ def make_venv() -> None:
         Path(site_packages(venv_python()), "calling_environment.pth").write_text(line)
 
 
-def install(python: str) -> None:
+def install(python: str, pins: Path = CONSTRAINTS) -> None:
     """Install the package, its dependencies and, if there is none, Detectron2."""
     has_detectron2 = works(python, "detectron2, torch")
     keep = has_detectron2 and WHEEL not in installed_packages(python)
@@ -99,7 +105,7 @@ def install(python: str) -> None:
     say("installing torch and the other packages (some GB on the first run)")
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
-        constraints.write_text(pins_for(python, keep_installed=keep))
+        constraints.write_text(pins_for(python, keep_installed=keep, pins=pins))
         pip(python, "-c", str(constraints), "-e", f"{ROOT}[{extras}]")
         pip(python, "-c", str(constraints), "--no-deps", "lvis")
     if not has_detectron2:
@@ -111,13 +117,13 @@ def install(python: str) -> None:
         sys.exit("the installation finished but `import balms_det` fails; see the error above")
 
 
-def pins_for(python: str, keep_installed: bool) -> str:
+def pins_for(python: str, keep_installed: bool, pins: Path = CONSTRAINTS) -> str:
     """The constraints; without the packages that must stay as they are beside a kept Detectron2."""
-    pins = (ROOT / "constraints.txt").read_text()
+    text = pins.read_text()
     if not keep_installed:
-        return pins
+        return text
     installed = installed_packages(python)
-    lines = [line for line in pins.splitlines() if line and not line.startswith("#")]
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return "\n".join(line for line in lines if canonical(line.split("=")[0]) not in installed)
 
 

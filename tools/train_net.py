@@ -7,21 +7,29 @@ python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS path/to/mo
 torchrun --nproc-per-node 8 tools/train_net.py --config-file ...
 """
 
+import sys
+
 from detectron2.engine import default_argument_parser
 
-from balms_det.engine import LongTailTrainer, launch_main, load_weights, setup_cfg
+from balms_det.command_line import one_line_errors
+from balms_det.engine import LongTailTrainer, launch_main, load_trained_weights, setup_cfg
 
 
 def main(args):
     cfg = setup_cfg(args)
     if args.eval_only:
         model = LongTailTrainer.build_model(cfg)
-        load_weights(cfg, model)
+        load_trained_weights(cfg, model)
         return LongTailTrainer.test(cfg, model)
     trainer = LongTailTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
 
 
-if __name__ == "__main__":
+@one_line_errors
+def run() -> None:
     launch_main(main, default_argument_parser(epilog=__doc__).parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -9,19 +9,24 @@ class id (for LVIS, id - 1; for files whose ids have gaps, the rank of the id).
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
-from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
+from balms_det.data.annotation_json import (
+    AnnotationFileError,
+    Id,
+    Side,
+    read_annotation_json,
+)
+from balms_det.data.entry_ids import check_unique, sorted_by_id
 
 LVIS, COCO = "lvis", "coco"
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
+    id: Id
     name: str
     synonyms: list[str] | None = None
     frequency: str | None = None
@@ -29,14 +34,19 @@ class _Category(msgspec.Struct, gc=False):
 
 
 class _Image(msgspec.Struct, gc=False):
-    id: int | str
-    neg_category_ids: list[int] | None = None
-    not_exhaustive_category_ids: list[int] | None = None
+    id: Id | str
+    file_name: str | None = None
+    coco_url: str | None = None
+    height: Side | None = None
+    width: Side | None = None
+    neg_category_ids: list[Id] | None = None
+    not_exhaustive_category_ids: list[Id] | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    image_id: int | str
-    category_id: int
+    image_id: Id | str
+    category_id: Id
+    id: Id | str | None = None
     iscrowd: int | bool | None = 0
 
 
@@ -78,17 +88,13 @@ def summarize(path: str) -> AnnotationSummary:
             image or category the file does not list.
     """
     content = read_annotation_json(path, _File)
-    if not content.categories:
-        raise AnnotationFileError(f"{path}: 'categories' is empty, so there is no class to learn.")
-    if not content.images:
-        raise AnnotationFileError(f"{path}: 'images' is empty.")
-    categories = sorted(content.categories, key=lambda category: category.id)
+    categories = sorted_by_id(path, "categories", content.categories)
+    sorted_by_id(path, "images", content.images)
     file_format = _detect_format(content)
     names = _class_names(categories, file_format)
     category_ids = [category.id for category in categories]
-    _check_unique(path, "category id", category_ids)
-    _check_unique(path, "category name", names)
-    _check_unique(path, "image id", [image.id for image in content.images])
+    check_unique(path, "categories", names, "name")
+    _check_encodable(path, names)
     image_count, instance_count = _count(path, content, np.asarray(category_ids))
     return AnnotationSummary(
         format=file_format,
@@ -99,6 +105,15 @@ def summarize(path: str) -> AnnotationSummary:
         image_count=image_count.tolist(),
         instance_count=instance_count.tolist(),
     )
+
+
+def _check_encodable(path: str, names: list[str]) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise AnnotationFileError(
+            f"{path}: a category name holds half of a character: {error}."
+        ) from error
 
 
 def _detect_format(content: _File) -> str:
@@ -134,12 +149,6 @@ def _frequency(path: str, categories: list[_Category]) -> list[str] | None:
                 "it must be 'r', 'c' or 'f'."
             )
     return labels
-
-
-def _check_unique(path: str, what: str, values: list) -> None:
-    if len(set(values)) != len(values):
-        value, times = Counter(values).most_common(1)[0]
-        raise AnnotationFileError(f"{path}: {what} {value!r} is listed {times} times.")
 
 
 def _count(path: str, content: _File, category_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,14 @@ import json
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from detectron2.utils.file_io import PathManager
+
+# What numbers of a file are kept in: 64 bits for an id; and a mask's runs have 32 for its pixels.
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**16 - 1)]
 
 
 class AnnotationFileError(ValueError):
@@ -39,12 +43,10 @@ def read_annotation_json(
     ``dec_hook`` makes the types in ``content_type`` that msgspec does not know.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file, or a folder.
         AnnotationFileError: broken json (with line and column) or another type than asked for.
     """
-    local_path = PathManager.get_local_path(path)
-    if not os.path.isfile(local_path):
-        raise FileNotFoundError(f"Annotation file '{path}' does not exist.")
+    local_path = local_file(path)
     if os.path.getsize(local_path) == 0:
         raise AnnotationFileError(f"{path}: the file is empty.")
     with (
@@ -55,6 +57,8 @@ def read_annotation_json(
             return msgspec.json.decode(content, type=content_type, dec_hook=dec_hook)
         except msgspec.ValidationError as error:
             raise _wrong_type(path, error) from error
+        except RecursionError as error:
+            raise _too_deep(path) from error
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass  # Python's reader says where, and accepts the NaN that some tools write
     return _decode_leniently(path, local_path, content_type, dec_hook)
@@ -71,10 +75,30 @@ def _decode_leniently(
             f"{path} is not valid json: {error.msg} at line {error.lineno}, column {error.colno}."
             " Was it cut off while it was copied?"
         ) from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # other bytes, or an escape that is half of a character
         raise AnnotationFileError(f"{path} is not a UTF-8 text file: {error}.") from error
+    except RecursionError as error:
+        raise _too_deep(path) from error
     except msgspec.ValidationError as error:
         raise _wrong_type(path, error) from error
+
+
+def local_file(path: str) -> str:
+    """Where an annotation file lies on this machine.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder.
+    """
+    local_path = PathManager.get_local_path(path)
+    if os.path.isdir(local_path):
+        raise FileNotFoundError(f"'{path}' is a folder: give the annotation json inside it.")
+    if not os.path.isfile(local_path):
+        raise FileNotFoundError(f"Annotation file '{path}' does not exist.")
+    return local_path
+
+
+def _too_deep(path: str) -> AnnotationFileError:
+    return AnnotationFileError(f"{path}: lists or objects lie too deep in each other.")
 
 
 def _wrong_type(path: str, error: msgspec.ValidationError) -> AnnotationFileError:

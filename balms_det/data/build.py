@@ -27,7 +27,7 @@ from balms_det.data.samplers import (
     SAMPLER_REGISTRY,
     build_sampler,
     check_annotated,
-    check_sampler_name,
+    check_sampler,
 )
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def build_train_loader(
             batch size that the ranks cannot share.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    check_sampler_name(name)
+    check_sampler(cfg)
     dataset = load_train_dicts(cfg)
     if isinstance(dataset, Dataset):
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
@@ -95,8 +95,10 @@ def load_train_dicts(cfg: CfgNode):
     """Dataset dicts of ``DATASETS.TRAIN``, filtered as Detectron2's own builder does.
 
     Raises:
-        ValueError: no image has an annotation.
+        ValueError: there is no training dataset, or no image has an annotation.
     """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the datasets to train on.")
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=False,

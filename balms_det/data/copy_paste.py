@@ -99,7 +99,7 @@ class CopyPaste:
         min_visible: float = 0.2,
         dataset_ids: Mapping[int, int] | None = None,
     ):
-        if not 0 < scale[0] <= scale[1]:
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(
                 f"INPUT.COPY_PASTE.SCALE must be [low, high] with 0 < low, got {scale}."
             )

@@ -28,14 +28,19 @@ def dataset_summary(name: str) -> AnnotationSummary:
     """
     if name in SHIPPED:
         return _shipped_summary(_SHIPPED_FOLDER / f"{name}.json")
+    check_registered(name)
+    summary = _json_summary(name)
+    return summary if summary is not None else _loaded_summary(name)
+
+
+def check_registered(name: str) -> None:
+    """Raise KeyError, with the names that there are, for a dataset that nobody has registered."""
     if name not in DatasetCatalog:
         raise KeyError(
             f"Dataset '{name}' is not registered. Register it in Python, or list it in "
             "DATASETS.FILES as [name, annotation json, image root]. "
             f"Registered: {', '.join(sorted(DatasetCatalog.list()))}"
         )
-    summary = _json_summary(name)
-    return summary if summary is not None else _loaded_summary(name)
 
 
 def dataset_class_names(name: str) -> list[str] | None:

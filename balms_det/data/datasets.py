@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from balms_det.data.annotation_file import AnnotationSummary
 from balms_det.data.class_stats import ClassStats, build_class_stats
 from balms_det.data.count_sources import dataset_class_names
+from balms_det.data.guarded_datasets import guard_datasets
 from balms_det.data.instances_json import load_instances
 from balms_det.data.summary_cache import annotation_summary
 
@@ -22,7 +23,8 @@ DEFAULT_NUM_CLASSES = 80
 
 
 def setup_datasets(cfg: CfgNode) -> CfgNode:
-    """Register ``DATASETS.FILES`` and settle ``NUM_CLASSES``, also on a frozen config.
+    """Register ``DATASETS.FILES``, guard the datasets' file names and settle ``NUM_CLASSES``, also
+    on a frozen config.
 
     Returns:
         The same config.
@@ -31,6 +33,7 @@ def setup_datasets(cfg: CfgNode) -> CfgNode:
         ValueError, KeyError, FileNotFoundError: see ``register_files`` and ``resolve_num_classes``.
     """
     register_files(cfg.DATASETS.FILES)
+    guard_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.META.DATASETS])
     resolve_num_classes(cfg)
     if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and cfg.DATASETS.TRAIN:
         build_class_stats(cfg)  # Detectron2's federated loss reads the metadata that this sets
@@ -47,8 +50,9 @@ def register_files(rows: Sequence[Sequence[str]]) -> None:
         ValueError: a malformed row, a name that stands for something else, or a bad json.
         FileNotFoundError: no such json, image folder, or images.
     """
-    for row in rows:
-        if len(row) != 3 or not all(isinstance(entry, str) and entry for entry in row):
+    for row in rows if isinstance(rows, (list, tuple)) else [rows]:
+        texts = isinstance(row, (list, tuple)) and all(isinstance(entry, str) for entry in row)
+        if not texts or len(row) != 3 or not all(row):
             raise ValueError(
                 f"DATASETS.FILES: a row must be [name, annotation json, image root], got {row!r}."
             )

@@ -3,6 +3,11 @@
 COCO-format files give the path in ``file_name``. LVIS v1 gives only a ``coco_url``, whose last two
 parts (``train2017/000000000009.jpg``) are the path under the COCO folder; LVIS v0.5 has names such
 as ``COCO_val2014_000000000009.jpg`` for images that are stored as ``000000000009.jpg``.
+
+Annotation files come from other people, and a name in them must not lead out of the image root:
+absolute names and ``..`` are refused (guard ``paths`` of :mod:`balms_det.trust`). Links are
+followed: an annotation file cannot make one, and ``train2017`` is often a link to another disk. So
+look for links in a folder that you have unpacked from somebody's archive.
 """
 
 from __future__ import annotations
@@ -10,6 +15,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
+
+from balms_det.trust import insist
 
 Layout = Callable[[dict], "str | None"]
 
@@ -49,7 +56,8 @@ def locate_images(
 
     Raises:
         FileNotFoundError: these few are under the root in no known layout.
-        ValueError: an image has no file name, or one that leaves the image root.
+        UntrustedFileError: a file name leaves the image root.
+        ValueError: an image has no file name.
     """
     probes = images[:: max(1, len(images) // _PROBES)]
     tried = []
@@ -72,10 +80,16 @@ def locate_images(
 def _inside(dataset: str, image_root: str, name: str | None, image: dict) -> str:
     if not name:
         raise ValueError(f"Dataset '{dataset}': image {image['id']!r} has no 'file_name'.")
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(
+    if leaves_root(name):
+        insist(
+            "paths",
             f"Dataset '{dataset}': the file name '{name}' of image {image['id']!r} leaves the "
-            f"image root. It must be relative to '{image_root}', without '..'."
+            f"image root. It must be relative to '{image_root}', without '..'",
         )
     return os.path.join(image_root, name)
+
+
+def leaves_root(name: str) -> bool:
+    """Whether a file name is absolute or goes up; a backslash separates as well, as on Windows."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts

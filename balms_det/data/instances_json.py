@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from typing import Any
 
-import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
 from balms_det.data.annotation_file import LVIS
@@ -19,6 +19,8 @@ from balms_det.data.annotation_json import (
     read_annotation_json,
 )
 from balms_det.data.image_files import locate_images
+from balms_det.data.masks import MAX_COORDINATE, check_polygons, segmentation_to_rle
+from balms_det.data.rle import runs_fit
 from balms_det.data.summary_cache import annotation_summary
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ def load_instances(name: str, json_file: str, image_root: str) -> list[dict]:
 
     Raises:
         FileNotFoundError: the json or the images are not there.
-        AnnotationFileError: see ``annotation_file.summarize``; also an instance without a box.
+        AnnotationFileError: see ``annotation_file.summarize``; also a box or a mask that is none.
     """
     with garbage_collector_paused():
         return _load(name, json_file, image_root)
@@ -48,10 +50,12 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     for image, path in zip(images, locate_images(name, images, image_root, summary.format)):
         record = _image_record(json_file, image, path, summary.format)
         given = annotations.pop(image["id"], ())
-        objects = (_instance(json_file, annotation, class_of) for annotation in given)
+        size = record["height"], record["width"]
+        objects = (_instance(json_file, annotation, class_of, size) for annotation in given)
         record["annotations"] = [instance for instance in objects if instance is not None]
         left_out += len(given) - len(record["annotations"])
         records.append(record)
+    _check_rles(json_file, records)
     logger.info("Loaded %d images of '%s' from %s", len(records), name, json_file)
     if left_out:
         logger.warning("%s: %d instances without a valid polygon left out", json_file, left_out)
@@ -76,7 +80,7 @@ def _group_by_image(json_file: str, annotations: list[dict]) -> dict[int | str, 
 def _image_record(json_file: str, image: dict, path: str, file_format: str) -> dict:
     record = {"file_name": path, "image_id": image["id"]}
     for key in ("height", "width"):
-        if key not in image:
+        if image.get(key) is None:
             raise AnnotationFileError(f"{json_file}: image {image['id']!r} has no '{key}'.")
         record[key] = image[key]
     if file_format == LVIS:
@@ -85,38 +89,73 @@ def _image_record(json_file: str, image: dict, path: str, file_format: str) -> d
     return record
 
 
-def _instance(json_file: str, annotation: dict, class_of: dict[int, int]) -> dict | None:
-    """One instance; None when its polygons are all degenerate."""
-    box = annotation.get("bbox")
-    numbers = isinstance(box, list) and all(isinstance(value, (int, float)) for value in box)
-    if not numbers or len(box) != 4:
-        raise AnnotationFileError(
-            f"{json_file}: annotation {annotation.get('id')!r} of image {annotation['image_id']!r} "
-            f"needs a 'bbox' of four numbers [x, y, width, height], got {box!r}."
-        )
+def _instance(
+    json_file: str, annotation: dict, class_of: dict[int, int], size: tuple[int, int]
+) -> dict | None:
+    """One instance in an image of this (height, width); None when its polygons are degenerate."""
     instance = {
-        "bbox": box,
+        "bbox": _box(json_file, annotation),
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": class_of[annotation["category_id"]],
         "iscrowd": int(annotation.get("iscrowd") or 0),
     }
     if annotation.get("segmentation"):
-        instance["segmentation"] = _mask(json_file, annotation)
+        try:
+            instance["segmentation"] = _mask(annotation["segmentation"], *size)
+        except (ValueError, TypeError) as error:
+            raise AnnotationFileError(
+                f"{json_file}: the 'segmentation' of {_place(annotation)} is broken: {error}"
+            ) from error
         if not instance["segmentation"]:
             return None
     return instance
 
 
-def _mask(json_file: str, annotation: dict) -> dict | list[list[float]]:
+def _place(annotation: dict) -> str:
+    return f"annotation {annotation.get('id')!r} of image {annotation['image_id']!r}"
+
+
+def _box(json_file: str, annotation: dict) -> list[float]:
+    box = annotation.get("bbox")
+    numbers = isinstance(box, list) and all(isinstance(value, (int, float)) for value in box)
+    if not numbers or len(box) != 4:
+        raise AnnotationFileError(
+            f"{json_file}: {_place(annotation)} needs a 'bbox' of four numbers "
+            f"[x, y, width, height], got {box!r:.80}."
+        )
+    if not all(-MAX_COORDINATE <= value <= MAX_COORDINATE for value in box) or min(box[2:]) < 0:
+        raise AnnotationFileError(
+            f"{json_file}: the 'bbox' of {_place(annotation)}, [x, y, width, height], must hold "
+            f"numbers from -{MAX_COORDINATE} to {MAX_COORDINATE} and no negative size, got {box!r}."
+        )
+    return box
+
+
+def _mask(mask: Any, height: int, width: int) -> dict | list[list[float]]:
     """A compressed RLE, or the polygons of at least 3 points."""
-    mask = annotation["segmentation"]
     if isinstance(mask, dict) and {"counts", "size"} <= mask.keys():
-        if isinstance(mask["counts"], list):
-            return mask_util.frPyObjects(mask, *mask["size"])
-        return mask
+        return segmentation_to_rle(mask, height, width)
     if isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask):
-        return [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        polygons = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        check_polygons(polygons)
+        return polygons
+    raise ValueError(
+        "it must be a list of polygons [x1, y1, x2, y2, ...] or an RLE with 'counts' and 'size'."
+    )
+
+
+def _check_rles(json_file: str, records: list[dict]) -> None:
+    rles = [
+        (record["image_id"], instance["segmentation"])
+        for record in records
+        for instance in record["annotations"]
+        if isinstance(instance.get("segmentation"), dict)
+    ]
+    fits = runs_fit([rle for _, rle in rles])
+    if fits.all():
+        return
+    image_id = rles[int(fits.argmin())][0]
     raise AnnotationFileError(
-        f"{json_file}: the 'segmentation' of annotation {annotation.get('id')!r} must be a list of "
-        "polygons [x1, y1, x2, y2, ...] or an RLE with 'counts' and 'size'."
+        f"{json_file}: an annotation of image {image_id!r} has a broken RLE: its runs do not add "
+        "up to height times width. Were its counts cut off or changed on the way?"
     )

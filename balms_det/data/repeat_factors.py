@@ -27,11 +27,12 @@ def class_repeat_factors(frequency, thresh: float, sqrt: bool = True) -> np.ndar
         (C,) float64, at least 1 and finite: a class with frequency 0 has no image to repeat, so 1.
 
     Raises:
-        ValueError: ``thresh`` is negative.
+        ValueError: ``thresh`` is negative or not finite.
     """
-    if thresh < 0:
+    if not 0 <= thresh < np.inf:
         raise ValueError(
-            f"The repeat threshold, DATALOADER.REPEAT_THRESHOLD, must not be negative: {thresh}."
+            "The repeat threshold, DATALOADER.REPEAT_THRESHOLD, must be finite and not negative: "
+            f"{thresh}."
         )
     frequency = np.asarray(frequency, dtype=np.float64)
     ratio = np.divide(thresh, frequency, out=np.ones_like(frequency), where=frequency > 0)
@@ -71,13 +72,20 @@ class CategoryIncidence:
                 f"category_id {category.min()} in {dataset_dicts[image].get('file_name')!r}: the "
                 "ids in dataset dicts count from 0; check how the dataset was registered."
             )
+        return cls.from_objects(np.repeat(np.arange(len(lengths)), lengths), category, len(lengths))
+
+    @classmethod
+    def from_objects(
+        cls, image: np.ndarray, category: np.ndarray, num_images: int
+    ) -> CategoryIncidence:
+        """Count objects: (M,) the image of each, in [0, num_images), and (M,) its class."""
         num_classes = int(category.max()) + 1 if category.size else 0
-        pairs = np.repeat(np.arange(len(lengths)), lengths) * max(num_classes, 1) + category
+        pairs = image * max(num_classes, 1) + category
         pairs.sort()  # np.unique hashes first, which takes several times as long here
         pairs = pairs[np.diff(pairs, prepend=-1) != 0]
         pair_image, pair_category = np.divmod(pairs, max(num_classes, 1))
         return cls(
-            num_images=len(lengths),
+            num_images=num_images,
             pair_image=pair_image,
             pair_category=pair_category,
             image_count=np.bincount(pair_category, minlength=num_classes),

@@ -32,12 +32,13 @@ logger = logging.getLogger(__name__)
 SAMPLER_REGISTRY = Registry("SAMPLER")
 SAMPLER_REGISTRY.__doc__ = "Training samplers, called as ``entry(cfg, incidence)``."
 
-# Samplers that only Detectron2's own loader builder knows how to build.
-DETECTRON2_SAMPLERS = (
-    "RandomSubsetTrainingSampler",
-    "WeightedCategoryTrainingSampler",
-    "WeightedTrainingSampler",
-)
+# Samplers that only Detectron2's own loader builder knows how to build, and the config key that
+# each of them reads, which Detectron2's defaults do not have.
+DETECTRON2_SAMPLERS = {
+    "RandomSubsetTrainingSampler": "DATALOADER.RANDOM_SUBSET_RATIO",
+    "WeightedCategoryTrainingSampler": "DATASETS.TRAIN_REPEAT_FACTOR",
+    "WeightedTrainingSampler": "DATASETS.TRAIN_REPEAT_FACTOR",
+}
 
 
 def _seed(cfg: CfgNode) -> int | None:
@@ -146,11 +147,19 @@ class ClassBalancedTrainingSampler(RepeatFactorTrainingSampler):
         return self.repeat_factors * min(1.0, longest / total)
 
 
-def check_sampler_name(name: str) -> None:
-    """Raises KeyError, listing the known names, unless it is ours or Detectron2's."""
+def check_sampler(cfg: CfgNode) -> None:
+    """Raises KeyError unless ``DATALOADER.SAMPLER_TRAIN`` is ours, or Detectron2's and the config
+    has the key that it reads."""
+    name = cfg.DATALOADER.SAMPLER_TRAIN
     known = sorted([*(key for key, _ in SAMPLER_REGISTRY), *DETECTRON2_SAMPLERS])
     if name not in known:
         raise KeyError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; the known ones: {', '.join(known)}.")
+    node, _, key = DETECTRON2_SAMPLERS.get(name, "DATALOADER.SAMPLER_TRAIN").partition(".")
+    if key not in cfg[node]:
+        raise KeyError(
+            f"DATALOADER.SAMPLER_TRAIN is {name}, which reads {node}.{key}, and Detectron2 has no "
+            "such key by default. Add it to the config in Python, before files are merged into it."
+        )
 
 
 def check_annotated(dataset_dicts: Sequence[dict]) -> None:
@@ -177,7 +186,7 @@ def build_sampler(
             ``class_stats``.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    check_sampler_name(name)
+    check_sampler(cfg)
     check_annotated(dataset_dicts)
     incidence = CategoryIncidence.from_dicts(dataset_dicts)
     sampler = SAMPLER_REGISTRY.get(name)(cfg, incidence)

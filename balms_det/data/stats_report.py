@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from balms_det.data.class_stats import ClassStats
 from balms_det.files import atomic_path
+from balms_det.trust import plot_label, printable
 
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 _COLOURS = {"r": "#d1495b", "c": "#edae49", "f": "#30638e"}
@@ -64,7 +65,7 @@ def absent_classes(stats: ClassStats, most: int = 20) -> str:
 
 
 def _class_name(stats: ClassStats, c: int) -> str:
-    return stats.names[c] if stats.names else str(c)
+    return printable(stats.names[c]) if stats.names else str(c)
 
 
 def plot_long_tail(stats: ClassStats, path: str, title: str) -> None:
@@ -99,7 +100,7 @@ def plot_long_tail(stats: ClassStats, path: str, title: str) -> None:
     axes.set_xlabel("classes, by number of training images")
     axes.set_ylabel("training images")
     instances = int(stats.instance_count.sum())
-    axes.set_title(f"{title}: {stats.num_images:,} images, {instances:,} instances")
+    axes.set_title(f"{plot_label(title)}: {stats.num_images:,} images, {instances:,} instances")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

@@ -13,9 +13,9 @@ import os
 
 import msgspec
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 
 from balms_det.data.annotation_file import AnnotationSummary, summarize
+from balms_det.data.annotation_json import local_file
 from balms_det.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Smaller files are counted again in a blink: not worth a file beside them.
 MIN_CACHED_BYTES = 16 * 2**20
 SUFFIX = ".class_stats_cache"
-_VERSION = 1
+_VERSION = 2
 
 _in_memory: dict[tuple, AnnotationSummary] = {}
 
@@ -45,9 +45,7 @@ def annotation_summary(path: str) -> AnnotationSummary:
     Raises:
         FileNotFoundError, AnnotationFileError: see ``annotation_file.summarize``.
     """
-    local_path = os.path.abspath(PathManager.get_local_path(path))
-    if not os.path.isfile(local_path):
-        raise FileNotFoundError(f"Annotation file '{path}' does not exist.")
+    local_path = os.path.abspath(local_file(path))
     status = os.stat(local_path)
     key = (local_path, status.st_size, status.st_mtime_ns)
     if key not in _in_memory:
@@ -56,15 +54,23 @@ def annotation_summary(path: str) -> AnnotationSummary:
 
 
 def _from_disk(key: tuple) -> AnnotationSummary | None:
-    for cache_path in _cache_paths(key[0]):
+    for cache_path in cache_paths(key[0], SUFFIX):
         try:
             with open(cache_path, "rb") as file:
                 entry = msgspec.json.decode(file.read(), type=_Entry)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, RecursionError):
             continue  # absent, unreadable or of another version of this package
-        if (entry.version, entry.path, entry.size, entry.mtime_ns) == (_VERSION, *key):
+        owner = entry.version, entry.path, entry.size, entry.mtime_ns
+        if owner == (_VERSION, *key) and _is_whole(entry.summary):
             return entry.summary
     return None
+
+
+def _is_whole(summary: AnnotationSummary) -> bool:
+    """Whether every class has all of its numbers: somebody may have edited the file."""
+    columns = (summary.names, summary.frequency, summary.image_count, summary.instance_count)
+    sizes = {len(column) for column in (summary.category_ids, *columns) if column is not None}
+    return len(sizes) == 1 and 0 not in sizes
 
 
 def _read(key: tuple) -> AnnotationSummary:
@@ -72,24 +78,25 @@ def _read(key: tuple) -> AnnotationSummary:
     summary = summarize(path)
     if size >= MIN_CACHED_BYTES and comm.get_rank() == 0:
         entry = _Entry(_VERSION, path, size, mtime_ns, summary)
-        _write_first_possible(_cache_paths(path), msgspec.json.encode(entry))
+        write_first_possible(cache_paths(path, SUFFIX), msgspec.json.encode(entry))
     return summary
 
 
-def _cache_paths(path: str) -> list[str]:
-    """Places for the cache of ``path``, the preferred one first."""
+def cache_paths(path: str, suffix: str) -> list[str]:
+    """Places for a cache of ``path``, the preferred one first."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    name = f"{os.path.basename(path)}.{digest}{SUFFIX}"
-    return [path + SUFFIX, os.path.join(home, "balms_det", name)]
+    name = f"{os.path.basename(path)}.{digest}{suffix}"
+    return [path + suffix, os.path.join(home, "balms_det", name)]
 
 
-def _write_first_possible(cache_paths: list[str], content: bytes) -> None:
-    for cache_path in cache_paths:
+def write_first_possible(places: list[str], content: bytes) -> None:
+    """Write a cache to the first place that takes it."""
+    for cache_path in places:
         try:
             write_atomically(cache_path, content)
         except OSError as error:  # a read-only or full disk must not stop a training
             logger.debug("No cache at %s: %s", cache_path, error)
         else:
-            logger.info("Class counts cached in %s", cache_path)
+            logger.info("Cached in %s", cache_path)
             return

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from balms_det.data.class_stats import ClassStats, build_class_stats
+from balms_det.data.count_sources import check_registered
 from balms_det.engine.calibration_files import (
     check_takes_calibration,
     write_checkpoint,
@@ -27,7 +28,7 @@ from balms_det.engine.calibration_search import (
     record_regions,
 )
 from balms_det.engine.feature_cache import FeatureCache
-from balms_det.engine.trainer import load_weights
+from balms_det.engine.trainer import load_trained_weights
 from balms_det.evaluation.strength_curves import draw_strength_curves
 from balms_det.modeling.calibration import CALIBRATION_REGISTRY, calibration_class
 
@@ -114,8 +115,16 @@ def _cache(
 ) -> FeatureCache:
     if options.cache:
         return FeatureCache.open(options.cache)
-    dataset, images = options.dataset or cfg.DATASETS.TRAIN[0], options.num_images
-    return record_regions(cfg, model, counts, dataset, num_images=images, folder=folder)
+    dataset = _dataset(cfg, options.dataset)
+    return record_regions(cfg, model, counts, dataset, num_images=options.num_images, folder=folder)
+
+
+def _dataset(cfg: CfgNode, asked: str) -> str:
+    if not asked and not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name the dataset to calibrate on (--dataset).")
+    dataset = asked or cfg.DATASETS.TRAIN[0]
+    check_registered(dataset)
+    return dataset
 
 
 def _where(cache: FeatureCache) -> str:
@@ -158,13 +167,11 @@ def _names(asked: Sequence[str], in_config: str) -> list[str]:
 
 
 def _plain_model(cfg: CfgNode) -> nn.Module:
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME = ""
     model = build_model(cfg).eval()
-    load_weights(cfg, model)
+    load_trained_weights(cfg, model)
     return model
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from detectron2.config import CfgNode
 from torch import nn
 
 from balms_det.engine.calibration_search import PLAIN, StrengthSearch, Trial
+from balms_det.engine.child_config import as_yaml, child_content, set_key
 from balms_det.files import atomic_path, write_atomically
 from balms_det.modeling.calibration import CalibrationMixin
 
@@ -56,36 +54,19 @@ def write_config(
         chosen: the calibration.
         baked: the weights hold it already, so the config must not ask for it again.
     """
-    content: dict[str, Any] = {}
-    if config_file:
-        content["_BASE_"] = os.path.relpath(config_file, path.parent)
-    for key, value in zip(opts[::2], opts[1::2]):
-        if not key.startswith(_NODE):
-            _set(content, key, _yaml_value(value))
+    pairs = [pair for pair in zip(opts[::2], opts[1::2]) if not pair[0].startswith(_NODE)]
+    content = child_content(path, config_file, [word for pair in pairs for word in pair])
     if chosen.name != PLAIN and not baked:
         if heads in READS_CONFIG:
-            _set(content, "MODEL.ROI_HEADS.NAME", READS_CONFIG[heads])
-        _set(content, f"{_NODE}.NAME", chosen.name)
+            set_key(content, "MODEL.ROI_HEADS.NAME", READS_CONFIG[heads])
+        set_key(content, f"{_NODE}.NAME", chosen.name)
         arguments = {key.upper(): value for key, value in chosen.arguments.items()}
-        _set(content, f"{_NODE}.ARGS", arguments)
+        set_key(content, f"{_NODE}.ARGS", arguments)
     else:
-        _set(content, f"{_NODE}.NAME", "")  # the base may name one
+        set_key(content, f"{_NODE}.NAME", "")  # the base may name one
     where = ", ".join(f"{k} {v:.2f}" for k, v in chosen.metrics.items() if not math.isnan(v))
-    head = f"# Written by tools/calibrate.py: {chosen.name} at strength {chosen.strength:g}, box "
-    write_atomically(path, f"{head}{where}\n{yaml.safe_dump(content, sort_keys=False)}")
-
-
-def _set(content: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        content = content.setdefault(parent, {})
-    content[last] = value
-
-
-def _yaml_value(text: str) -> Any:
-    value = CfgNode._decode_cfg_value(text)
-    # YAML has no tuples; a config accepts a list in place of one.
-    return list(value) if isinstance(value, tuple) else value
+    head = f"Written by tools/calibrate.py: {chosen.name} at strength {chosen.strength:g}, box "
+    write_atomically(path, as_yaml(content, head + where))
 
 
 def write_checkpoint(path: Path, model: nn.Module, search: StrengthSearch, chosen: Trial) -> None:

@@ -8,10 +8,13 @@ another layout (BAGS, Seesaw) takes over the rows of the classes; its other outp
 
 import logging
 import re
+from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
+
+from balms_det.engine.weights_files import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +22,31 @@ _CLASSIFIER = re.compile(r"(?P<predictor>.*box_predictor(\.\d+)?)\.cls_score\.(w
 
 
 class LongTailCheckpointer(DetectionCheckpointer):
-    """A ``DetectionCheckpointer`` that converts a box classifier of K or K + 1 rows to the model's.
+    """A ``DetectionCheckpointer`` that converts a box classifier of K or K + 1 rows to the model's,
+    and loads nothing but tensors, arrays and plain values (see :mod:`balms_det.trust`).
 
     Args:
         model: the model to load into.
         save_dir: as in Detectron2.
         require: names as in ``MODEL.DECOUPLED.TRAIN_ONLY``; when given, every parameter except
-            those must be in the file (a frozen part that is missing would stay random for good).
+            those must be in the file (a frozen part that is missing would stay random for good);
+            an empty list is for a model that is not to be trained.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, require_all_but=None, **objects):
         super().__init__(model, save_dir, **objects)
         self._require_all_but = require_all_but
+
+    def _load_file(self, filename: str) -> dict:
+        # Not through super(), which unpickles whatever the file holds.
+        checkpoint = read_checkpoint(filename)
+        url = getattr(self, "_parsed_url_during_load", None)  # older versions of Detectron2 lack it
+        query = parse_qs(url.query) if url else {}
+        if query.pop("matching_heuristics", None) == ["True"]:
+            checkpoint["matching_heuristics"] = True
+        if query:
+            raise ValueError(f"{filename}: only ?matching_heuristics=True may follow, not {query}")
+        return checkpoint
 
     def _load_model(self, checkpoint):
         weights = checkpoint["model"]
@@ -82,12 +98,20 @@ class LongTailCheckpointer(DetectionCheckpointer):
         lost = list(incompatible.missing_keys) + [key for key, *_ in incompatible.incorrect_shapes]
         parameters = dict(self.model.named_parameters())
         lost = [key for key in lost if key in parameters and not names & set(key.split("."))]
-        if lost:
-            raise ValueError(
-                f"stage 2 freezes {len(lost)} parameters that MODEL.WEIGHTS does not hold, among "
-                f"them {lost[0]!r}; they would stay random. Give it a stage 1 checkpoint of this "
-                "architecture (an ImageNet backbone is not enough)."
-            )
+        if not lost:
+            return
+        of, whose = ("that stage 2 freezes", " stage 1") if names else ("of this model", "")
+        raise ValueError(
+            f"MODEL.WEIGHTS does not hold {len(lost)} parameters {of}, among them {lost[0]!r}"
+            f"{_other_shape(incompatible)}: they would stay random. Give it a{whose} checkpoint of "
+            "this architecture and these classes (an ImageNet backbone is not enough)."
+        )
+
+
+def _other_shape(incompatible) -> str:
+    for key, in_file, in_model in incompatible.incorrect_shapes[:1]:
+        return f" ({key!r} has the shape {tuple(in_file)} there, and {tuple(in_model)} here)"
+    return ""
 
 
 def drop_background(rows: torch.Tensor) -> torch.Tensor:

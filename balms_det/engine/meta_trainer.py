@@ -68,6 +68,8 @@ class MetaStepTrainer(SimpleTrainer):
         # Images that the sampler drew for a class, on this rank: (K,), all 0 with other samplers.
         self.images_drawn = torch.zeros(meta_step.learner.num_classes, dtype=torch.long)
         self._meta_iterator = None
+        # What has to be finite besides the losses (balms_det.engine.non_finite).
+        self.further_losses: dict[str, Tensor] = {}
 
     def run_step(self) -> None:
         """One step; raises FloatingPointError when a loss or the meta loss is not finite."""
@@ -88,6 +90,7 @@ class MetaStepTrainer(SimpleTrainer):
         self.after_backward()
         for name, loss in zip(self._loss_names(), weighted):
             losses[name] = loss.value
+        self.further_losses = {"meta_loss": meta_loss}
         self._write_metrics(losses, data_time)
         self._write_meta_loss(meta_loss)
         self.grad_scaler.step(self.optimizer)

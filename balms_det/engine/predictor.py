@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
-from balms_det.engine.trainer import load_weights
+from balms_det.engine.trainer import load_trained_weights
 from balms_det.modeling import use_fast_inference
 
 
@@ -28,5 +28,5 @@ class LongTailPredictor(DefaultPredictor):
         unloaded.MODEL.WEIGHTS = ""
         super().__init__(unloaded)
         self.cfg = cfg.clone()
-        load_weights(cfg, self.model)
+        load_trained_weights(cfg, self.model)
         use_fast_inference(self.model)

@@ -10,7 +10,11 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from balms_det.config import add_balms_config
+from balms_det.data.count_sources import check_registered
 from balms_det.data.datasets import setup_datasets
+from balms_det.engine.config_checks import check_values
+from balms_det.engine.config_file import errors_name, merge_config_file
+from balms_det.engine.run_record import write_run_record
 from balms_det.modeling.authors_presets import translate_authors_keys
 
 
@@ -19,14 +23,23 @@ def setup_cfg(args) -> CfgNode:
 
     Args:
         args: what ``detectron2.engine.default_argument_parser()`` parses; ``config_file`` and
-            ``opts`` are read here, the rest by Detectron2's ``default_setup``.
+            ``opts`` are read here, the rest by Detectron2's ``default_setup``. ``OUTPUT_DIR`` gets
+            ``config.yaml`` and ``run.json`` (:mod:`balms_det.engine.run_record`).
 
     Returns:
         The frozen config, with datasets registered and ``NUM_CLASSES`` filled in.
+
+    Raises:
+        KeyError, ValueError, TypeError, OSError: what is wrong with it; the message names the key.
     """
     cfg = load_cfg(args.config_file, args.opts)
+    for name in cfg.DATASETS.TEST:
+        check_registered(name)  # one that is not there would be noticed after the training
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="balms_det")
+    if cfg.OUTPUT_DIR and comm.is_main_process():
+        flags = {name: bool(getattr(args, name, False)) for name in ("resume", "eval_only")}
+        write_run_record(cfg, **flags)
     return cfg
 
 
@@ -35,8 +48,9 @@ def load_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_balms_config(cfg)
     if config_file:
-        cfg.merge_from_file(config_file)
+        merge_config_file(cfg, config_file)
     merge_opts(cfg, list(opts))
+    check_values(cfg)
     translate_authors_keys(cfg)
     _choose_device(cfg)
     cfg = setup_datasets(cfg)
@@ -49,22 +63,37 @@ def merge_opts(cfg: CfgNode, opts: list[str]) -> None:
 
     Raises:
         KeyError: another key that the config does not have.
-        ValueError: an odd number of words.
+        ValueError: an odd number of words, or a value of the wrong type.
     """
     if len(opts) % 2:
         raise ValueError(f"command-line options come as KEY VALUE pairs, got {' '.join(opts)!r}")
     for key, value in zip(opts[::2], opts[1::2]):
         node, _, name = key.rpartition(".")
-        if node.endswith(".ARGS"):
-            parent = cfg
-            for part in node.split("."):
-                parent = parent[part]
+        parent = _node(cfg, node)
+        if isinstance(parent, CfgNode) and node.endswith(".ARGS"):
             parent.setdefault(name, CfgNode._decode_cfg_value(value))
-    cfg.merge_from_list(opts)
+        if not isinstance(parent, CfgNode) or name not in parent:
+            hint = "; words with -- go before all KEY VALUE pairs" if key.startswith("-") else ""
+            raise KeyError(f"command line: the config has no key {key!r}{hint}")
+    with errors_name("command line"):
+        cfg.merge_from_list(opts)
+
+
+def _node(cfg: CfgNode, name: str) -> object:
+    """What the config has under a dotted name; None for nothing."""
+    for part in name.split(".") if name else ():
+        cfg = cfg.get(part) if isinstance(cfg, CfgNode) else None
+    return cfg
 
 
 def _choose_device(cfg: CfgNode) -> None:
-    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it must be cpu, cuda or cuda:N."
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
         logging.getLogger("balms_det").warning("No CUDA device: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":

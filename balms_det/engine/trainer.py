@@ -19,6 +19,7 @@ from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.loss_progress import LossProgress, scheduled_losses
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.metrics_file import METRICS, keep_metrics_before
+from balms_det.engine.non_finite import build_non_finite_guard
 from balms_det.engine.rate_history import build_rate_history
 from balms_det.engine.results import write_results
 from balms_det.engine.step_seed import SeedEveryStep
@@ -38,9 +39,9 @@ class LongTailTrainer(DefaultTrainer):
 
     Over ``DefaultTrainer`` it adds: ``MODEL.DECOUPLED`` (stage 2), classifier conversion when
     weights are loaded, balms_det's samplers and mapper, an evaluator for LVIS- and COCO-format
-    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, checkpoints that are
-    whole, and exact resume: with ``SEED`` set, a run that was stopped and resumed ends in the same
-    weights.
+    data, ``results.json`` in ``OUTPUT_DIR``, distributed training on the CPU, a stop at NaN and
+    infinity (``SOLVER.NON_FINITE``), checkpoints that are whole, and exact resume: with ``SEED``
+    set, a run that was stopped and resumed ends in the same weights.
     """
 
     def __init__(self, cfg):
@@ -73,6 +74,7 @@ class LongTailTrainer(DefaultTrainer):
         losses = scheduled_losses(self.model)
         if losses:
             hooks.insert(0, LossProgress(losses))
+        hooks.insert(0, build_non_finite_guard(self.cfg))
         hooks.insert(0, BoundedHistory())
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
@@ -121,7 +123,7 @@ class LongTailTrainer(DefaultTrainer):
             self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
 
 
-def load_weights(cfg, model: torch.nn.Module) -> None:
+def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
     """Load ``MODEL.WEIGHTS`` into a model, converting the box classifier where it has to be.
 
     Raises:
@@ -134,11 +136,23 @@ def load_weights(cfg, model: torch.nn.Module) -> None:
             "MODEL.DECOUPLED.ENABLED freezes all but the classifier, and MODEL.WEIGHTS is empty: "
             "the frozen parts would stay random. Set MODEL.WEIGHTS to a stage 1 checkpoint."
         )
-    trained = stage2.TRAIN_ONLY if stage2.ENABLED else None
+    trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
     checkpointer = LongTailCheckpointer(model, require_all_but=trained)
     if cfg.MODEL.WEIGHTS and not checkpointer.path_manager.isfile(cfg.MODEL.WEIGHTS):
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}")
     checkpointer.load(cfg.MODEL.WEIGHTS)
+
+
+def load_trained_weights(cfg, model: torch.nn.Module) -> None:
+    """:func:`load_weights` of a model that is not to be trained.
+
+    Raises:
+        ValueError: ``MODEL.WEIGHTS`` is empty, or does not hold every parameter.
+        FileNotFoundError: it names a local file that does not exist.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model.")
+    load_weights(cfg, model, whole=True)
 
 
 @contextlib.contextmanager

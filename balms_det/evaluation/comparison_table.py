@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from balms_det.evaluation.compare import Comparison, Difference
 from balms_det.files import write_atomically
+from balms_det.trust import markdown_cell
 
 _COLUMNS = ("name", "group", "images", "ap_a", "ap_b", "difference", "low", "high")
 
@@ -31,9 +32,9 @@ def comparison_table(comparison: Comparison, most: int = 10) -> str:
 def _table(rows: Sequence[Difference]) -> str:
     body = [
         (
-            *(row.name, row.group, row.images, _show(row.ap_a), _show(row.ap_b)),
+            *(markdown_cell(row.name), row.group, row.images, _show(row.ap_a), _show(row.ap_b)),
             f"{_show(row.difference, '+')}{'*' if row.clear else ''}",
-            f"{_show(row.low, '+')} to {_show(row.high, '+')}",
+            "-" if math.isnan(row.low) else f"{row.low:+.1f} to {row.high:+.1f}",
         )
         for row in rows
     ]

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from balms_det.evaluation.ground_truth import GroundTruth
+from balms_det.evaluation.mask_column import MaskColumn
+
+_CHUNK = 1 << 12
 
 
 class BrokenMaskError(ValueError):
@@ -28,7 +31,7 @@ class Detections:
         category: (N,) int64.
         score: (N,) float64, finite.
         box: (N, 4) float64, x, y, width, height in pixels; None where masks are evaluated.
-        masks: N compressed RLEs; None where boxes are evaluated.
+        masks: of N detections; None where boxes are evaluated.
         area: (N,) float64 in pixels, of the mask or the box; None until it is measured.
     """
 
@@ -36,7 +39,7 @@ class Detections:
     category: np.ndarray
     score: np.ndarray
     box: np.ndarray | None
-    masks: list[dict] | None
+    masks: MaskColumn | None
     area: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -44,8 +47,10 @@ class Detections:
 
     def take(self, kept: np.ndarray) -> Detections:
         """The detections at these ascending indices."""
-        if len(kept) == len(self):
-            return self
+        return self if len(kept) == len(self) else self.ordered(kept)
+
+    def ordered(self, kept: np.ndarray) -> Detections:
+        """The detections at these indices, in their order."""
         columns = {f.name: _take(getattr(self, f.name), kept) for f in dataclasses.fields(self)}
         return Detections(**columns)
 
@@ -84,25 +89,36 @@ def evaluated_detections(
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
-    if isinstance(column, list):
-        return [column[n] for n in kept.tolist()]
+    if isinstance(column, MaskColumn):
+        return column.take(kept)
     return None if column is None else column[kept]
 
 
-def _mask_areas(masks: list[dict]) -> np.ndarray:
+def _mask_areas(masks: MaskColumn) -> np.ndarray:
     """(N,) float64. Not by pycocotools, whose areas of 256 or more RLEs overflow with numpy 2.4,
     and which does not see that an RLE is broken."""
     import hotcoco
 
-    try:
-        return np.asarray(hotcoco.mask.area(masks), dtype=np.float64)
-    except ValueError:
-        for index, mask in enumerate(masks):
-            try:
-                hotcoco.mask.area(mask)
-            except ValueError as error:
-                raise BrokenMaskError(index, str(error)) from error
-        raise
+    areas = np.empty(len(masks))
+    for start in range(0, len(masks), _CHUNK):
+        part = masks[start : start + _CHUNK]
+        try:
+            areas[start : start + _CHUNK] = hotcoco.mask.area(part)
+        except ValueError:
+            raise _broken(part, start) from None
+    return areas
+
+
+def _broken(masks: list[dict], start: int) -> BrokenMaskError:
+    """The error of the first broken one of these masks, of which there is one."""
+    import hotcoco
+
+    for index, mask in enumerate(masks, start):
+        try:
+            hotcoco.mask.area(mask)
+        except ValueError as error:
+            return BrokenMaskError(index, str(error))
+    raise AssertionError("no mask is broken by itself")
 
 
 def broken_mask(truth: GroundTruth, detections: Detections, n: int, why: str) -> ValueError:
@@ -113,6 +129,12 @@ def broken_mask(truth: GroundTruth, detections: Detections, n: int, why: str) ->
         f"{truth.image_ids[image]!r} with the score {float(detections.score[n])!r} has a broken "
         f"segmentation: {why}. Were its counts cut off or changed on the way?"
     )
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    """The different ones of whole numbers, ascending; ``numpy.unique`` hashes, and is slower."""
+    ordered = np.sort(values)
+    return ordered[np.diff(ordered, prepend=ordered[:1] - 1) != 0]
 
 
 def best_of_each(group: np.ndarray, score: np.ndarray, limit: int) -> np.ndarray:

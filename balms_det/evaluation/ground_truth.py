@@ -8,6 +8,9 @@ Symbols: ``N`` images, ``K`` categories, ``M`` annotations.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +26,7 @@ from balms_det.evaluation.truth_file import (
     WrittenMask,
     read_truth_file,
 )
+from balms_det.evaluation.truth_masks import checked_masks, refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,8 @@ class GroundTruth:
         box: (M, 4) float64, x, y, width, height in pixels.
         area: (M,) float64, as annotated, in pixels.
         ignore: (M,) bool: neither a hit nor a miss.
-        masks: M compressed RLEs; None unless they are asked for.
+        masks: M segmentations, checked: polygons of three and more points, or compressed RLEs; None
+            unless they are asked for.
     """
 
     source: str
@@ -61,7 +66,17 @@ class GroundTruth:
     box: np.ndarray
     area: np.ndarray
     ignore: np.ndarray
-    masks: list[dict] | None
+    masks: list[WrittenMask] | None
+
+    @functools.cached_property
+    def rles(self) -> list[dict] | None:
+        """M compressed RLEs; None without masks. (hotcoco draws polygons itself, quicker.)"""
+        if self.masks is None:
+            return None
+        return [
+            segmentation_to_rle(mask.segmentation, *self.sizes[n])
+            for mask, n in zip(self.masks, self.image.tolist())
+        ]
 
     def verified(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Whether these categories are known to be, or not to be, on these images; (N,) bool."""
@@ -69,8 +84,8 @@ class GroundTruth:
             return np.ones(len(image), bool)
         table = np.zeros((len(self.image_ids), len(self.category_ids)), bool)
         table[self.image, self.category] = True
-        for row, negative in zip(table, self.negative):
-            row[negative] = True
+        of_image = np.repeat(np.arange(len(table)), list(map(len, self.negative)))
+        table[of_image, list(itertools.chain.from_iterable(self.negative))] = True
         return table[image, category]
 
 
@@ -93,15 +108,17 @@ def read_ground_truth(source: Any, masks: bool) -> GroundTruth:
 
 
 def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
-    images = sorted(content.images, key=lambda image: image.id)
-    categories = sorted(content.categories, key=lambda category: category.id)
+    images, categories = content.images, content.categories
     rank = {category.id: k for k, category in enumerate(categories)}
     federated = _is_federated(name, images, categories)
     image = _ranks(name, content.annotations, "image", [i.id for i in images])
     category = _ranks(name, content.annotations, "category", [c.id for c in categories])
-    area = np.array([a.area for a in content.annotations], dtype=np.float64)
+    area = _numbers(content.annotations, "area")
     kept = np.flatnonzero((area > 0) & (area < np.inf))
-    annotations = [content.annotations[m] for m in kept]
+    annotations = [content.annotations[m] for m in kept.tolist()]
+    box = _boxes(annotations)
+    refuse(name, content.annotations, np.isnan(area), "an area that is no number")
+    refuse(name, annotations, ~np.isfinite(box).all(1), "a bbox that is not finite")
     sizes = [(i.height, i.width) for i in images]
     return GroundTruth(
         source=name,
@@ -115,13 +132,23 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
         frequency=[c.frequency for c in categories],
         image=image[kept],
         category=category[kept],
-        box=np.array([a.bbox for a in annotations], dtype=np.float64).reshape(-1, 4),
+        box=box,
         area=area[kept],
         ignore=np.array(
             [bool(a.ignore) or (bool(a.iscrowd) and not federated) for a in annotations], bool
         ),
-        masks=_rles(name, annotations, image[kept], sizes) if masks else None,
+        masks=checked_masks(name, annotations, image[kept], sizes) if masks else None,
     )
+
+
+def _numbers(annotations: list[TruthAnnotation], name: str) -> np.ndarray:
+    values = map(operator.attrgetter(name), annotations)
+    return np.fromiter(values, np.float64, len(annotations))
+
+
+def _boxes(annotations: list[TruthAnnotation]) -> np.ndarray:
+    values = itertools.chain.from_iterable(map(operator.attrgetter("bbox"), annotations))
+    return np.fromiter(values, np.float64, 4 * len(annotations)).reshape(-1, 4)
 
 
 def _is_federated(name: str, images: list[TruthImage], categories: list[TruthCategory]) -> bool:
@@ -140,41 +167,17 @@ def _is_federated(name: str, images: list[TruthImage], categories: list[TruthCat
 
 def _ranks(name: str, annotations: list[TruthAnnotation], what: str, ids: list) -> np.ndarray:
     rank = {entry: index for index, entry in enumerate(ids)}
-    values = (getattr(annotation, f"{what}_id") for annotation in annotations)
-    ranks = np.fromiter((rank.get(v, -1) for v in values), np.int64, len(annotations))
-    if (ranks < 0).any():
-        wrong = annotations[int(np.argmin(ranks))]
+    values = list(map(operator.attrgetter(f"{what}_id"), annotations))
+    try:
+        return np.fromiter(map(rank.__getitem__, values), np.int64, len(values))
+    except KeyError:
+        wrong = next(a for a, value in zip(annotations, values) if value not in rank)
         raise AnnotationFileError(
             f"{name}: annotation {wrong.id!r} has {what}_id {getattr(wrong, f'{what}_id')!r}, "
             f"which the file does not list."
-        )
-    return ranks
+        ) from None
 
 
 def _known(category_ids: list[int] | None, rank: dict[int, int]) -> list[int]:
     """Ranks of the listed categories; an id that no category has changes nothing."""
     return [rank[category_id] for category_id in category_ids or () if category_id in rank]
-
-
-def _rles(name: str, annotations: list, image: np.ndarray, sizes: list) -> list[dict]:
-    rles = []
-    for annotation, rank in zip(annotations, image.tolist()):
-        if annotation.segmentation is None:
-            raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
-        try:
-            rles.append(_rle(annotation.segmentation, *sizes[rank]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise AnnotationFileError(
-                f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
-            ) from error
-    return rles
-
-
-def _rle(mask: WrittenMask, height: int, width: int) -> dict:
-    polygons = mask.segmentation
-    if isinstance(polygons, list):
-        # Four numbers are legal: pycocotools, and so the official package, draws them as a box.
-        lengths = [polygon.size for polygon in polygons]
-        if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
-            raise ValueError(f"it has polygons of {lengths} numbers.")
-    return segmentation_to_rle(mask.segmentation, height, width)

@@ -9,16 +9,9 @@ import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError, garbage_collector_paused
 from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
-from balms_det.evaluation.detections import Detections, evaluated_detections
+from balms_det.evaluation.detections import Detections, distinct, evaluated_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
-from balms_det.evaluation.lvis_result import (
-    GROUPS,
-    RECALL_POINTS,
-    CategoryResult,
-    Curves,
-    LVISResult,
-    summarize,
-)
+from balms_det.evaluation.lvis_result import GROUPS, ClassTable, Curves, LVISResult, summarize
 from balms_det.evaluation.read_detections import read_detections
 
 # "Fixed AP": so many detections of a category over the whole dataset, and any number an image.
@@ -74,10 +67,10 @@ def evaluate_lvis(
     curves = compute(truth, detections, iou_type)
     return LVISResult(
         metrics=summarize(curves, truth.category_ids, members, limits[0]),
-        per_category=_per_category(truth, detections, curves, members),
         groups=members,
         iou_type=iou_type,
         max_dets=limits[0],
+        _classes=_class_table(truth, detections, curves),
     )
 
 
@@ -126,35 +119,15 @@ def group_members(truth: GroundTruth, groups: Groups | None) -> dict[str, list[i
     return {group: [i for i, label in pairs if label == group] for group in GROUPS}
 
 
-def _per_category(
-    truth: GroundTruth, detections: Detections, curves: Curves, members: dict[str, list[int]]
-) -> list[CategoryResult]:
+def _class_table(truth: GroundTruth, detections: Detections, curves: Curves) -> ClassTable:
     size = len(truth.category_ids)
-    group_of = {i: group for group, ids in members.items() for i in ids}
     counted = ~truth.ignore
-    pairs = np.unique(truth.image[counted] * size + truth.category[counted])
-    num_images = np.bincount(pairs % size, minlength=size)
-    num_instances = np.bincount(truth.category[counted], minlength=size)
-    num_detections = np.bincount(detections.category, minlength=size)
-    # A category is defined at all recall points or at none, and then -1 is its mean, too.
-    over_recall = curves.precision[..., 0].mean(axis=1)  # (T, K)
-    ap = over_recall.mean(axis=0).tolist()
-    results = []
-    for k, category_id in enumerate(truth.category_ids):
-        results.append(
-            CategoryResult(
-                id=category_id,
-                name=truth.names[k],
-                frequency=group_of.get(category_id),
-                ap=ap[k],
-                ap50=float(over_recall[0, k]),
-                ap75=float(over_recall[5, k]),
-                num_images=int(num_images[k]),
-                num_instances=int(num_instances[k]),
-                num_detections=int(num_detections[k]),
-                precision=curves.precision[:, :, k, 0],
-                recall=curves.recall[:, k, 0],
-                recall_points=RECALL_POINTS,
-            )
-        )
-    return results
+    pairs = distinct(truth.image[counted] * size + truth.category[counted])
+    return ClassTable(
+        ids=truth.category_ids,
+        names=truth.names,
+        num_images=np.bincount(pairs % size, minlength=size),
+        num_instances=np.bincount(truth.category[counted], minlength=size),
+        num_detections=np.bincount(detections.category, minlength=size),
+        curves=curves,
+    )

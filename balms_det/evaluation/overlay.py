@@ -14,13 +14,14 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
 from balms_det.evaluation.pictures import COLOURS
+from balms_det.trust import plot_label
 
 
 def frequency_metadata(names: Sequence[str], groups: Sequence[str]) -> Metadata:
     """Metadata with which any Visualizer of Detectron2 shows frequency groups.
 
-    Its ``thing_classes`` carry the group, its ``thing_colors`` are the group's
-    (``ColorMode.SEGMENTATION`` uses them).
+    Its ``thing_classes`` carry the group, and dollars that are drawn as such; its ``thing_colors``
+    are the group's (``ColorMode.SEGMENTATION`` uses them).
 
     Args:
         names: K class names.
@@ -32,7 +33,7 @@ def frequency_metadata(names: Sequence[str], groups: Sequence[str]) -> Metadata:
     if len(names) != len(groups):
         raise ValueError(f"{len(names)} class names do not go with {len(groups)} frequency groups")
     return Metadata(
-        thing_classes=[f"{name} ({group})" for name, group in zip(names, groups)],
+        thing_classes=[f"{plot_label(name)} ({group})" for name, group in zip(names, groups)],
         thing_colors=[COLOURS[group] for group in groups],
     )
 

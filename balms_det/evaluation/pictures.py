@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as mask_api
 
+from balms_det.data.image_files import locate_images
 from balms_det.data.masks import rle_to_mask, segmentation_to_rle
 from balms_det.files import atomic_path
 
@@ -46,6 +47,9 @@ def draw_comparison(
 
     Returns:
         ``target``.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`balms_det.data.image_files.locate_images`.
     """
     data = json.loads(Path(json_file).read_text())
     categories = {category["id"]: category for category in data["categories"]}
@@ -59,11 +63,12 @@ def draw_comparison(
         key=lambda image: sum(_rare_hits(column[image["id"]], categories) for column in found),
         reverse=True,
     )[:num_images]
+    paths = locate_images(str(json_file), images, str(image_root), "lvis")
     sheet = Image.new("RGB", (CELL * len(columns), HEADER + CELL * len(images)), "white")
     for column, (name, instances) in enumerate(columns.items()):
         ImageDraw.Draw(sheet).text((column * CELL + 6, 6), name, "black", font=_font(16))
         for row, image in enumerate(images):
-            cell = _draw_cell(image, image_root, instances[image["id"]], categories)
+            cell = _draw_cell(image, paths[row], instances[image["id"]], categories)
             sheet.paste(cell, (column * CELL, HEADER + row * CELL))
     with atomic_path(target) as part:
         sheet.save(part, format="PNG")
@@ -94,8 +99,8 @@ def _rare_hits(detections: list[dict], categories: dict) -> int:
     return sum(frequency == "r" for frequency in hits)
 
 
-def _draw_cell(image: dict, root: Path, instances: list[dict], categories: dict) -> Image.Image:
-    picture = Image.open(Path(root, *image["coco_url"].split("/")[-2:])).convert("RGB")
+def _draw_cell(image: dict, path: str, instances: list[dict], categories: dict) -> Image.Image:
+    picture = Image.open(path).convert("RGB")
     scale = CELL / max(picture.size)
     pixels = np.asarray(picture, dtype=np.float32)
     for instance in (i for i in instances if i["right"]):

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
@@ -23,6 +24,8 @@ from detectron2.utils.file_io import PathManager
 
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ENTRIES = 1 << 12
+# What gzip and zipfile raise: cut off, not packed at all, damaged, or with a password.
+_PACKED_BADLY = (gzip.BadGzipFile, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
 # Between two entries of the list, unless an entry holds a list of objects; that is found out.
 _BETWEEN_ENTRIES = re.compile(rb"\}\s*,\s*\{")
 
@@ -61,8 +64,19 @@ def result_chunks(results: Any) -> Iterator[list]:
 
 def _file_chunks(path: str) -> Iterator[list]:
     local_path = PathManager.get_local_path(path)
+    if os.path.isdir(local_path):
+        raise FileNotFoundError(f"'{path}' is a folder: give the results file inside it.")
     if not os.path.isfile(local_path):
         raise FileNotFoundError(f"Results file '{path}' does not exist.")
+    try:
+        yield from _chunks(path, local_path)
+    except _PACKED_BADLY as error:
+        raise ResultsError(
+            f"{path} cannot be unpacked: {error}. Was it cut off while it was written or copied?"
+        ) from error
+
+
+def _chunks(path: str, local_path: str) -> Iterator[list]:
     with _open(path, local_path) as file:
         whole = not file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     size = 0
@@ -82,10 +96,7 @@ def _open(path: str, local_path: str) -> AbstractContextManager[BinaryIO]:
         return gzip.open(local_path, "rb")
     if not path.endswith(".zip"):
         return open(local_path, "rb")
-    try:
-        archive = zipfile.ZipFile(local_path)
-    except zipfile.BadZipFile as error:
-        raise ResultsError(f"{path} is not a zip file: {error}.") from error
+    archive = zipfile.ZipFile(local_path)
     names = [name for name in archive.namelist() if name.endswith(".json")]
     if len(names) != 1:
         raise ResultsError(f"{path} must hold one json, and holds {names}.")
@@ -110,7 +121,7 @@ def _decode(text: bytes) -> list:
         try:
             with _collector_off():
                 return decode(text)
-        except (msgspec.DecodeError, ValueError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             continue
     raise _WrongCut
 
@@ -138,6 +149,10 @@ def _read_whole(path: str, local_path: str) -> list:
         ) from error
     except UnicodeDecodeError as error:
         raise ResultsError(f"{path} is not a UTF-8 text file: {error}.") from error
+    except RecursionError as error:
+        raise ResultsError(f"{path}: lists or objects lie too deep in each other.") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ResultsError(f"{path} cannot be read: {error}.") from error
     if not isinstance(content, list):
         raise ResultsError(f"{path} must hold a list of entries, and holds {_describe(content)}.")
     return content

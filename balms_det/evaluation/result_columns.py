@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.mask_column import MaskColumn
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Columns:
         category: (N,) int64, rank of the category.
         score: (N,) float64.
         box: (N, 4) float64, x, y, width, height; None where boxes are not read.
-        masks: N compressed RLEs; None where masks are not read.
+        masks: of N entries; None where masks are not read.
         ids: N ids of the entries, or None.
     """
 
@@ -61,7 +63,7 @@ class Columns:
     category: np.ndarray
     score: np.ndarray
     box: np.ndarray | None
-    masks: list[dict] | None
+    masks: MaskColumn | None
     ids: list | None = None
 
     def __len__(self) -> int:
@@ -73,21 +75,46 @@ class Columns:
             return self
         return Columns(*(_take(getattr(self, f.name), kept) for f in dataclasses.fields(self)))
 
-    @staticmethod
-    def concatenate(parts: Sequence[Columns]) -> Columns:
-        columns = zip(*([getattr(p, f.name) for f in dataclasses.fields(p)] for p in parts))
-        return Columns(*(_join(column) for column in columns))
+
+class ColumnsBuilder:
+    """Columns out of chunks, in buffers that grow: no number is held twice.
+
+    Args:
+        known: ids of the dataset.
+        keys: "bbox" and/or "segmentation", what is read.
+    """
+
+    _TYPES = {"index": np.int64, "image": np.int64, "category": np.int64, "score": np.float64}
+
+    def __init__(self, known: KnownIds, keys: Sequence[str]) -> None:
+        types = {**self._TYPES, "box": np.float64} if "bbox" in keys else self._TYPES
+        self._buffers = {name: (bytearray(), dtype) for name, dtype in types.items()}
+        self._counts: list | None = [] if "segmentation" in keys else None
+        self._sizes = known.size_lists
+        self._ids: list | None = []
+
+    def add(self, chunk: Columns) -> None:
+        for name, (buffer, _) in self._buffers.items():
+            buffer += getattr(chunk, name).tobytes()
+        if self._counts is not None:
+            self._counts += chunk.masks.counts
+        if chunk.ids is None:  # ids count where all entries have one
+            self._ids = None
+        elif self._ids is not None:
+            self._ids += chunk.ids
+
+    def build(self) -> Columns:
+        arrays = {n: np.frombuffer(buffer, dtype) for n, (buffer, dtype) in self._buffers.items()}
+        box = arrays.pop("box").reshape(-1, 4) if "box" in arrays else None
+        masks = None
+        if self._counts is not None:
+            masks = MaskColumn(self._counts, arrays["image"], self._sizes)
+        return Columns(**arrays, box=box, masks=masks, ids=self._ids)
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
     if isinstance(column, list):
         return [column[n] for n in kept.tolist()]
+    if isinstance(column, MaskColumn):
+        return column.take(kept)
     return None if column is None else column[kept]
-
-
-def _join(column: tuple) -> Any:
-    if any(part is None for part in column):
-        return None
-    if isinstance(column[0], list):
-        return list(itertools.chain.from_iterable(column))
-    return np.concatenate(column)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 
 from balms_det.evaluation.result_columns import Columns, Problem
@@ -56,8 +54,7 @@ def _hashes(columns: Columns) -> np.ndarray:
     parts = [columns.image, columns.category, columns.score]
     parts += [] if columns.box is None else list(columns.box.T)
     if columns.masks is not None:
-        counts = map(hash, map(operator.itemgetter("counts"), columns.masks))
-        parts.append(np.fromiter(counts, np.int64, len(columns)))
+        parts.append(np.fromiter(map(hash, columns.masks.counts), np.int64, len(columns)))
     total = np.zeros(len(columns), np.uint64)
     for part in parts:
         total ^= (part + 0).view(np.uint64)  # + 0 turns -0.0, which equals 0.0, into 0.0
@@ -85,5 +82,5 @@ def _later_copies(columns: Columns, suspects: np.ndarray) -> np.ndarray:
 
 def _key(columns: Columns, n: int) -> tuple:
     box = () if columns.box is None else tuple(columns.box[n].tolist())
-    mask = None if columns.masks is None else columns.masks[n]["counts"]
+    mask = None if columns.masks is None else columns.masks.counts[n]
     return int(columns.image[n]), int(columns.category[n]), float(columns.score[n]), box, mask

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from balms_det.data.rle import rle_pixels
 from balms_det.evaluation.result_columns import Columns, Problem
-from balms_det.evaluation.rle import rle_pixels
 
 
 def drop_broken_masks(columns: Columns, problems: dict) -> Columns:
     """Report masks whose runs do not add up to height times width, and leave them out."""
-    pixels = np.array([mask["size"][0] * mask["size"][1] for mask in columns.masks], np.int64)
-    broken = rle_pixels(columns.masks)[1] != pixels
+    broken = rle_pixels(columns.masks)[1] != columns.masks.pixels()
     if not broken.any():
         return columns
     where = np.flatnonzero(broken)

@@ -12,10 +12,12 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.mask_column import MaskColumn
 from balms_det.evaluation.result_columns import Columns, Problem
-from balms_det.evaluation.sound_columns import read_ids, sound_columns
+from balms_det.evaluation.sound_columns import finite_boxes, read_ids, sound_columns
 
 _MISSING = object()
+_MAX_SIDE = 2**31
 _EMPTY_RLE = {"size": (0, 0), "counts": ""}
 
 
@@ -38,7 +40,7 @@ def read_columns(
     image = reader.ranks("image_id", known.image_rank)
     category = reader.ranks("category_id", known.category_rank)
     score = reader.numbers("score", reader.values("score"))
-    masks = reader.masks(image, known.sizes) if "segmentation" in keys else None
+    masks = reader.masks(image, known) if "segmentation" in keys else None
     box = reader.boxes() if "bbox" in keys else None
     ids = read_ids(reader.entries)
     index = np.arange(offset, offset + len(entries))
@@ -93,25 +95,26 @@ class _ChunkReader:
         self.report("has a bbox that is not a list of 4 numbers", ~fits, values)
         flat = itertools.chain.from_iterable(_only(fits, values, (0, 0, 0, 0)))
         box = np.fromiter(flat, np.float64, 4 * len(values)).reshape(-1, 4)
-        self.report("has a bbox that is not finite", ~np.isfinite(box).all(1), values)
+        self.report("has a bbox that is not finite", ~finite_boxes(box), values)
         self.report("has a bbox of negative size", (box[:, 2:] < 0).any(1), values)
         return box
 
-    def masks(self, image: np.ndarray, sizes: np.ndarray) -> list[dict]:
-        """N RLEs; ``image`` (N,) and ``sizes`` (images, 2) say how large they have to be."""
+    def masks(self, image: np.ndarray, known: KnownIds) -> MaskColumn:
+        """The masks, which have to be as large as their images, (N,) ranks."""
         values = self.values("segmentation")
         fits = _each(values, _is_rle)
         self.report("has a segmentation that is not a compressed RLE", ~fits, values)
         values = _only(fits, values, _EMPTY_RLE)
         flat = itertools.chain.from_iterable(map(operator.itemgetter("size"), values))
         size = np.fromiter(flat, np.int64, 2 * len(values)).reshape(-1, 2)
-        expected = sizes[image]
+        expected = known.sizes[image]
         wrong = (size != expected).any(1)
         if (wrong & self.good).any():
             pairs = zip(size.tolist(), expected.tolist())
             shown = [{"mask": own, "image": right} for own, right in pairs]
             self.report("has a mask of another (height, width) than its image", wrong, shown)
-        return values
+        counts = list(map(operator.itemgetter("counts"), values))
+        return MaskColumn(counts, image, known.size_lists)
 
 
 def _each(values: Sequence, test: Callable[[Any], bool]) -> np.ndarray:
@@ -127,7 +130,10 @@ def _only(fits: np.ndarray, values: list, other: Any) -> list:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real)
+    try:
+        return isinstance(value, numbers.Real) and isinstance(float(value), float)
+    except OverflowError:  # json has whole numbers without end
+        return False
 
 
 def _is_box(value: Any) -> bool:
@@ -145,11 +151,12 @@ def _is_rle(value: Any) -> bool:
         and isinstance(value.get("size"), (list, tuple))
         and len(value["size"]) == 2
         and all(isinstance(side, numbers.Integral) for side in value["size"])
+        and max(map(abs, value["size"])) < _MAX_SIDE
     )
 
 
 def _rank(rank: dict, value: Any) -> int:
-    return rank.get(value, -1) if isinstance(value, (int, str, float)) else -1
+    return rank.get(value, -1) if isinstance(value, (str, numbers.Real)) else -1
 
 
 def _with_box(entry: dict) -> dict:

@@ -16,7 +16,7 @@ import numpy as np
 from balms_det.evaluation.detections import best_of_each
 from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_chunks import ResultsError, result_chunks, results_name
-from balms_det.evaluation.result_columns import Columns, Problem
+from balms_det.evaluation.result_columns import Columns, ColumnsBuilder, Problem
 from balms_det.evaluation.result_duplicates import find_duplicates
 from balms_det.evaluation.result_masks import drop_broken_masks
 from balms_det.evaluation.result_reader import read_columns
@@ -92,11 +92,11 @@ def find_problems(
     keeps, as the official package does: a detector can find a box without area twice.
     """
     known, problems, offset = KnownIds.of(gt), {}, 0
-    parts = [read_columns([], 0, known, keys, problems)]
+    builder = ColumnsBuilder(known, keys)
     for chunk in result_chunks(results):
-        parts.append(read_columns(chunk, offset, known, keys, problems))
+        builder.add(read_columns(chunk, offset, known, keys, problems))
         offset += len(chunk)
-    columns = find_duplicates(Columns.concatenate(parts), problems, copies)
+    columns = find_duplicates(builder.build(), problems, copies)
     if decode and columns.masks is not None:
         columns = drop_broken_masks(columns, problems)
     found = sorted(problems.values(), key=lambda problem: problem.first)

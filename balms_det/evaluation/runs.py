@@ -18,6 +18,7 @@ from balms_det.evaluation.lvis_result import LVISResult
 from balms_det.evaluation.result_chunks import result_chunks
 from balms_det.evaluation.table import spread
 from balms_det.files import write_atomically
+from balms_det.trust import markdown_cell
 
 _TABLE_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
@@ -58,7 +59,7 @@ def runs_table(labels: Sequence[str], results: Sequence[LVISResult]) -> str:
     """Markdown: a row a run and, of several runs, one with mean ± standard deviation; percent."""
     columns = {name: _percents(results, name) for name in _TABLE_METRICS}
     body = [
-        [label, *(spread([values[n]]) for values in columns.values())]
+        [markdown_cell(label), *(spread([values[n]]) for values in columns.values())]
         for n, label in enumerate(labels)
     ]
     if len(results) > 1:

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.mask_column import MaskColumn
 from balms_det.evaluation.result_columns import Columns
 
-_FAULTS = (KeyError, TypeError, ValueError, OverflowError, struct.error)
+_FAULTS = (LookupError, TypeError, ValueError, OverflowError, struct.error)
 
 
 def sound_columns(
@@ -24,11 +25,11 @@ def sound_columns(
 ) -> Columns | None:
     """The columns of entries, as ``result_reader.read_columns``; None if one may have a fault."""
     try:
-        image = _ranks(entries, "image_id", known.image_rank)
-        category = _ranks(entries, "category_id", known.category_rank)
+        image = _ranks(entries, "image_id", known.image_rank, known.image_table)
+        category = _ranks(entries, "category_id", known.category_rank, known.category_table)
         score = _numbers(map(operator.itemgetter("score"), entries), len(entries))
         box = _boxes(entries) if "bbox" in keys else None
-        masks = _masks(entries, known.sizes[image]) if "segmentation" in keys else None
+        masks = _masks(entries, image, known) if "segmentation" in keys else None
     except _FAULTS:
         return None
     if not np.isfinite(score).all():
@@ -45,9 +46,24 @@ def read_ids(entries: Sequence[dict]) -> list | None:
         return None
 
 
-def _ranks(entries: Sequence, key: str, rank: dict) -> np.ndarray:
-    ranks = map(rank.__getitem__, map(operator.itemgetter(key), entries))
-    return np.fromiter(ranks, np.int64, len(entries))
+def finite_boxes(box: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the numbers of boxes (N, 4), and their areas, are finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(box).all(1) & np.isfinite(box[:, 2] * box[:, 3])
+
+
+def _ranks(entries: Sequence, key: str, rank: dict, table: np.ndarray | None) -> np.ndarray:
+    ids = list(map(operator.itemgetter(key), entries))
+    if table is not None:
+        try:
+            ranks = table[np.frombuffer(struct.pack(f"{len(ids)}Q", *ids), np.uint64)]
+        except struct.error:
+            pass  # 1.0 is the id 1 too, and pandas writes such ids
+        else:
+            if ranks.size and ranks.min() < 0:
+                raise ValueError("an unknown id")
+            return ranks
+    return np.fromiter(map(rank.__getitem__, ids), np.int64, len(ids))
 
 
 def _numbers(values: Iterable, size: int) -> np.ndarray:
@@ -59,18 +75,18 @@ def _boxes(entries: Sequence) -> np.ndarray:
     if not set(map(len, values)) <= {4}:
         raise ValueError("a box without 4 numbers")
     box = _numbers(itertools.chain.from_iterable(values), 4 * len(values)).reshape(-1, 4)
-    if not np.isfinite(box).all() or (box[:, 2:] < 0).any():
+    if not finite_boxes(box).all() or (box[:, 2:] < 0).any():
         raise ValueError("a box that is none")
     return box
 
 
-def _masks(entries: Sequence, sizes: np.ndarray) -> list[dict]:
+def _masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> MaskColumn:
     values = list(map(operator.itemgetter("segmentation"), entries))
     own = list(map(operator.itemgetter("size"), values))
-    counts = set(map(type, map(operator.itemgetter("counts"), values)))
-    if not set(map(len, own)) <= {2} or not counts <= {str, bytes}:
+    counts = list(map(operator.itemgetter("counts"), values))
+    if not set(map(len, own)) <= {2} or not set(map(type, counts)) <= {str, bytes}:
         raise ValueError("no compressed RLE")
     packed = struct.pack(f"{2 * len(own)}q", *itertools.chain.from_iterable(own))
-    if (np.frombuffer(packed, np.int64).reshape(-1, 2) != sizes).any():
+    if (np.frombuffer(packed, np.int64).reshape(-1, 2) != known.sizes[image]).any():
         raise ValueError("a mask of another size")
-    return values
+    return MaskColumn(counts, image, known.size_lists)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from balms_det.evaluation.box_ap import METRICS
 from balms_det.files import atomic_path
+from balms_det.trust import plot_label
 
-_COLOURS = {"AP": "black", "APr": "#d1495b", "APc": "#edae49", "APf": "#30638e"}
+COLOURS = {"AP": "black", "APr": "#d1495b", "APc": "#edae49", "APf": "#30638e"}
 _COLUMNS = 3
 
 Curve = Sequence[tuple[float, Mapping[str, float]]]
@@ -43,7 +44,7 @@ def draw_strength_curves(
         panel.set_ylabel("box AP, %")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(METRICS), frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(plot_label(title))
     with atomic_path(path) as part:
         figure.savefig(part, format=path.suffix.lstrip(".") or "png", dpi=120)
 
@@ -52,7 +53,7 @@ def _draw(panel, name: str, curve: Curve, chosen: tuple[str, float]) -> None:
     strengths = [strength for strength, _ in curve]
     for metric in METRICS:
         values = [metrics[metric] for _, metrics in curve]
-        panel.plot(strengths, values, color=_COLOURS[metric], marker="o", ms=3.5, label=metric)
+        panel.plot(strengths, values, color=COLOURS[metric], marker="o", ms=3.5, label=metric)
     panel.axvline(0, color="0.8", lw=0.8, zorder=0)
     if chosen[0] == name:
         panel.axvline(chosen[1], color="0.3", ls="--", lw=1, zorder=0)

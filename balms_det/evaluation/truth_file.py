@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from array import array
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import numpy as np
 
-from balms_det.data.annotation_json import AnnotationFileError, read_annotation_json
+from balms_det.data.annotation_json import (
+    AnnotationFileError,
+    Id,
+    Side,
+    read_annotation_json,
+)
+from balms_det.data.entry_ids import check_unique, sorted_by_id
 
 
 class TruthImage(msgspec.Struct, gc=False):
-    id: int | str
-    height: int
-    width: int
-    neg_category_ids: list[int] | None = None
-    not_exhaustive_category_ids: list[int] | None = None
+    id: Id | str
+    height: Side
+    width: Side
+    neg_category_ids: list[Id] | None = None
+    not_exhaustive_category_ids: list[Id] | None = None
 
 
 class TruthCategory(msgspec.Struct, gc=False):
-    id: int
+    id: Id
     name: str
     frequency: str | None = None
 
 
 class TruthAnnotation(msgspec.Struct, gc=False):
-    image_id: int | str
-    category_id: int
+    image_id: Id | str
+    category_id: Id
     bbox: tuple[float, float, float, float]
     area: float
-    id: int | str | None = None
+    id: Id | str | None = None
     iscrowd: int | bool | None = 0
     ignore: int | bool | None = 0
 
@@ -44,8 +49,14 @@ class WrittenMask:
 
     def __init__(self, segmentation: Any) -> None:
         if isinstance(segmentation, list):
-            segmentation = [np.asarray(polygon, np.float64) for polygon in segmentation]
+            segmentation = [array("d", polygon) for polygon in segmentation]
         self.segmentation = segmentation
+
+    def as_written(self) -> Any:
+        """Polygons as lists of numbers, or an RLE."""
+        if isinstance(self.segmentation, list):
+            return [polygon.tolist() for polygon in self.segmentation]
+        return self.segmentation
 
 
 class MaskedAnnotation(TruthAnnotation, gc=False):
@@ -62,7 +73,8 @@ class TruthFile(msgspec.Struct, Generic[_A]):
 
 
 def read_truth_file(source: Any, masks: bool) -> tuple[str, TruthFile]:
-    """What to call a dataset in an error, and its content, whose ids are unique.
+    """What to call a dataset in an error, and its content: images and categories in ascending
+    order of their ids, and no id twice.
 
     Args:
         source: path of a json, its loaded dict, or a ``lvis.LVIS``.
@@ -80,7 +92,10 @@ def read_truth_file(source: Any, masks: bool) -> tuple[str, TruthFile]:
     else:
         name = "ground truth"
         content = _convert(getattr(source, "dataset", source), content_type)
-    _check_ids(name, content)
+    for what in ("images", "categories"):
+        setattr(content, what, sorted_by_id(name, what, getattr(content, what)))
+    ids = [annotation.id for annotation in content.annotations if annotation.id is not None]
+    check_unique(name, "annotations", ids)
     return name, content
 
 
@@ -96,18 +111,7 @@ def _convert(loaded: Any, content_type: type) -> TruthFile:
         )
     try:
         return msgspec.convert(loaded, content_type, dec_hook=_decode_mask)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise AnnotationFileError(
             f"ground truth is not in LVIS or COCO format: {error} ($ is the whole dict)."
         ) from error
-
-
-def _check_ids(name: str, content: TruthFile) -> None:
-    for what in ("images", "categories", "annotations"):
-        ids = [entry.id for entry in getattr(content, what) if entry.id is not None]
-        if len(set(ids)) != len(ids):
-            twice, times = Counter(ids).most_common(1)[0]
-            raise AnnotationFileError(f"{name}: id {twice!r} is listed {times} times in '{what}'.")
-    for what in ("images", "categories"):
-        if not getattr(content, what):
-            raise AnnotationFileError(f"{name}: '{what}' is empty.")

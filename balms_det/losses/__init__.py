@@ -12,7 +12,8 @@ from balms_det.losses.base import (
     BoxLoss,
     full_precision,
 )
-from balms_det.losses.build import build_box_loss, keyword_arguments
+from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
+from balms_det.losses.build import build_box_loss
 from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
 from balms_det.losses.class_priors import (
@@ -24,10 +25,10 @@ from balms_det.losses.class_priors import (
 from balms_det.losses.cosine_classifier import CosineClassifier
 from balms_det.losses.cosine_softmax import NormalizedSoftmaxLoss
 from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
-from balms_det.losses.droploss import DropLoss, drop_weights
+from balms_det.losses.droploss import DropLoss, drop_factors
 from balms_det.losses.effective_class_margin import ECMLoss
 from balms_det.losses.elastic_face import ElasticFaceLoss
-from balms_det.losses.equalization import EQLLoss, equalization_weights
+from balms_det.losses.equalization import EQLLoss, equalization_factors
 from balms_det.losses.equalization_v2 import EQLv2Loss
 from balms_det.losses.federated import FederatedLoss
 from balms_det.losses.focal import FocalLoss
@@ -36,6 +37,7 @@ from balms_det.losses.functional import shifted_cross_entropy
 from balms_det.losses.group_softmax import BAGSLoss
 from balms_det.losses.gumbel import GumbelLoss
 from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
+from balms_det.losses.keywords import keyword_arguments
 from balms_det.losses.ldam import LDAMLoss
 from balms_det.losses.logit_adjustment import LogitAdjustedLoss
 from balms_det.losses.mean_score import LOCELoss
@@ -49,12 +51,7 @@ from balms_det.losses.pairwise_class_balance_v2 import PCBEQLv2Loss
 from balms_det.losses.recall import RecallLoss
 from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
 from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
-from balms_det.losses.sigmoid import (
-    BinaryFamily,
-    SigmoidFamily,
-    SigmoidLoss,
-    binary_cross_entropy_per_roi,
-)
+from balms_det.losses.sigmoid import BinaryFamily, SigmoidFamily, SigmoidLoss
 from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 from balms_det.losses.z_loss import ZLoss
 
@@ -108,9 +105,9 @@ __all__ = [
     "build_box_loss",
     "class_counts",
     "count_bins",
-    "drop_weights",
+    "drop_factors",
     "effective_number_weights",
-    "equalization_weights",
+    "equalization_factors",
     "frequency_groups",
     "full_precision",
     "image_frequency",

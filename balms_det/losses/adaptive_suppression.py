@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import OfRows, binary_cross_entropy_per_roi
 from balms_det.losses.class_priors import frequency_groups
+from balms_det.losses.functional import row_blocks
 from balms_det.losses.objectness import BackgroundSigmoidFamily
 from balms_det.losses.sampling import lowest_keys
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -72,17 +73,31 @@ class ACSLLoss(BackgroundSigmoidFamily):
             draws: (R, 3) uniform, for rare, common and frequent classes; of the background RoIs
                 those with the lowest are drawn.
         """
+        factors = self._factors(logits.detach(), gt_classes, draws)
+        suppressed = torch.cat([factors(logits.detach()[r], r) for r in row_blocks(logits)]) > 0
+        return suppressed.scatter(1, gt_classes.unsqueeze(1), True)
+
+    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        draws = self.draw_uniform(len(logits), len(self.fractions), like=logits)
+        factors = self._factors(logits.detach(), gt_classes, draws)
+        return binary_cross_entropy_per_roi(logits, gt_classes, factors)
+
+    def _factors(self, logits: Tensor, gt_classes: Tensor, draws: Tensor) -> OfRows:
+        """1 for the outputs that :meth:`suppressed` says, 0 for others; labels' are not meant."""
         background = (gt_classes == self.num_classes).unsqueeze(1)
         wanted = (background.sum().double() * self.fractions).floor()
         drawn = lowest_keys(draws, background.expand_as(draws), wanted)
         drawn = torch.cat([drawn, background], dim=1).to(logits.dtype)
-        drawn = drawn @ self.pushes.to(logits.dtype) > 0
-        confident = logits.detach().sigmoid() >= self.score_thr
+        pushes = self.pushes.to(logits.dtype)
+        # The score from which an output counts; 2 is one that none has.
+        lowest = logits.new_full((), self.score_thr)
         if not self.threshold_background:
-            confident = confident & ~background
-        return (drawn | confident).scatter(1, gt_classes.unsqueeze(1), True)
+            lowest = torch.where(background, 2.0, lowest)
+        lowest = lowest.expand_as(background).to(logits.dtype)
 
-    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        draws = self.draw_uniform(len(logits), len(self.fractions), like=logits)
-        weights = self.suppressed(logits, gt_classes, draws).to(logits.dtype)
-        return binary_cross_entropy_per_roi(logits, gt_classes, weights)
+        def factors(block: Tensor, rows: slice) -> Tensor:
+            confident = block.sigmoid().ge_(lowest[rows])
+            # A class is of one group, so the product has 0 and 1 alone.
+            return torch.maximum(confident, drawn[rows] @ pushes, out=confident)
+
+        return factors

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
 from balms_det.losses.class_priors import MIN_COUNT, class_counts
 from balms_det.losses.functional import shifted_cross_entropy
-from balms_det.losses.sigmoid import SigmoidFamily, binary_cross_entropy_per_roi
+from balms_det.losses.sigmoid import SigmoidFamily
 from balms_det.losses.softmax import SoftmaxFamily
 
 
@@ -134,7 +135,8 @@ class BalancedSigmoidLoss(SigmoidFamily):
         self.register_buffer("offsets", offsets, persistent=False)
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        is_foreground = (gt_classes < self.num_classes).to(logits.dtype)
-        # addr adds the outer product row by row: the (R, K) table of shifts is never built.
-        shifted = torch.addr(logits, is_foreground, self.offsets.to(logits.dtype))
-        return binary_cross_entropy_per_roi(shifted, gt_classes)
+        is_foreground = (gt_classes < self.num_classes).to(logits.dtype).unsqueeze(1)
+        offsets = self.offsets.to(logits.dtype)
+        return binary_cross_entropy_per_roi(
+            logits, gt_classes, shifts=lambda block, rows: is_foreground[rows] * offsets
+        )

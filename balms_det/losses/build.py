@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss
+from balms_det.losses.keywords import check_keywords
 
 
 def build_box_loss(name: str, num_classes: int, class_stats: Any = None, **kwargs: Any) -> BoxLoss:
@@ -19,7 +19,7 @@ def build_box_loss(name: str, num_classes: int, class_stats: Any = None, **kwarg
 
     Raises:
         ValueError: unknown name, or class statistics that disagree with ``num_classes``.
-        TypeError: a keyword that the loss does not take.
+        TypeError: a keyword that the loss does not take, or a value of another kind.
 
     Example:
         >>> loss = build_box_loss("SigmoidLoss", num_classes=2, prior_prob=0.01)
@@ -30,15 +30,5 @@ def build_box_loss(name: str, num_classes: int, class_stats: Any = None, **kwarg
         known = ", ".join(sorted(key for key, _ in BOX_LOSS_REGISTRY))
         raise ValueError(f"Unknown box loss {name!r}. Registered: {known}")
     loss_class = BOX_LOSS_REGISTRY.get(name)
-    legal = keyword_arguments(loss_class)
-    wrong = sorted(set(kwargs) - set(legal))
-    if wrong:
-        shown = ", ".join(f"{key}={default!r}" for key, default in legal.items())
-        raise TypeError(f"{name} takes no {', '.join(wrong)}. It takes: {shown or 'no argument'}")
+    check_keywords(loss_class, kwargs)
     return loss_class(num_classes, class_stats, **kwargs)
-
-
-def keyword_arguments(loss_class: type[BoxLoss]) -> dict[str, Any]:
-    """A loss's own keyword arguments and their defaults."""
-    parameters = list(inspect.signature(loss_class).parameters.values())[2:]
-    return {parameter.name: parameter.default for parameter in parameters}

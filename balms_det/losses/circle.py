@@ -9,10 +9,10 @@ Symbols: see :mod:`balms_det.losses.cosine_softmax`, and
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.cosine_softmax import CosineSoftmaxFamily
+from balms_det.losses.functional import transformed_cross_entropy
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -49,9 +49,14 @@ class CircleLoss(CosineSoftmaxFamily):
         self.margin = margin
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        label = gt_classes.unsqueeze(1)
+        return transformed_cross_entropy(logits, gt_classes, self._weigh)
+
+    def _weigh(self, logits: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted logits of some rows, (N, L), and the brackets that weigh them, (N, L)."""
+        label, scale, m = gt_classes.unsqueeze(1), self.scale, self.margin
         own = logits.gather(1, label)
-        aims = self.scale * self.margin, self.scale * (1 - self.margin)
-        others = (logits.detach() / self.scale + self.margin).clamp_(min=0) * (logits - aims[0])
-        own = (1 + self.margin - own.detach() / self.scale).clamp(min=0) * (own - aims[1])
-        return F.cross_entropy(others.scatter(1, label, own), gt_classes, reduction="none")
+        brackets = (logits + scale * m).clamp_(min=0).div_(scale)
+        own_bracket = (scale * (1 + m) - own).clamp_(min=0).div_(scale)
+        weighted = (logits - scale * m).mul_(brackets)
+        weighted.scatter_(1, label, (own - scale * (1 - m)).mul_(own_bracket))
+        return weighted, brackets.scatter_(1, label, own_bracket)

@@ -7,28 +7,32 @@ Symbols: see :mod:`balms_det.losses.base`, and
 import torch
 from torch import Tensor
 
-from balms_det.losses.running_state import sum_over_ranks
+from balms_det.losses.running_state import class_sums, num_ranks, sum_over_ranks
 
 
 @torch.no_grad()
-def confusion_sums(class_scores: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the scores of foreground RoIs by label, (K, K), and their number, (K,).
-
-    Summed over ranks, in the dtype of the scores; row i of the first is that of label i.
-    Background RoIs do not count.
+def add_confusion_(
+    matrix: Tensor, class_scores: Tensor, gt_classes: Tensor, factors: Tensor | None = None
+) -> None:
+    """Add the scores of foreground RoIs to the row of their label, in place, over all ranks.
 
     Args:
+        matrix: (K, K) float64, the same on every rank.
         class_scores: (R, K), without background.
-        gt_classes: (R,) in [0, K].
+        gt_classes: (R,) in [0, K]; RoIs of background count nothing.
+        factors: of the labels' rows, (K,) float64; None for 1.
     """
-    num_classes = class_scores.shape[1]
-    # One tensor, so that ranks talk to each other once: the last column counts.
-    sums = class_scores.new_zeros((num_classes + 1, num_classes + 1))
-    sums[:, :num_classes].index_add_(0, gt_classes, class_scores)
-    ones = class_scores.new_ones(len(class_scores))
-    sums[:, num_classes].index_add_(0, gt_classes, ones)
-    sums = sum_over_ranks(sums[:num_classes])
-    return sums[:, :num_classes], sums[:, num_classes]
+    num_classes = len(matrix)
+    if factors is None:
+        factors = matrix.new_ones(num_classes)
+    if num_ranks() > 1:
+        sums = class_scores.new_zeros((num_classes + 1, num_classes))
+        sums = sum_over_ranks(sums.index_add_(0, gt_classes, class_scores)[:num_classes])
+        matrix.addcmul_(sums.double(), factors.unsqueeze(1))
+        return
+    label = gt_classes.clamp(max=num_classes - 1)
+    share = factors[label] * (gt_classes < num_classes)
+    matrix.index_add_(0, label, class_scores * share.unsqueeze(1))
 
 
 @torch.no_grad()
@@ -46,20 +50,15 @@ def move_confusion_(
     Args:
         matrix: (K, K) float64, M, with rows of zeros for classes never seen.
         count: (K,) float64, foreground RoIs seen.
-        class_scores, gt_classes: see :func:`confusion_sums`.
+        class_scores, gt_classes: see :func:`add_confusion_`.
         momentum: share of a row that a batch keeps.
         normalise: whether rows that move are then scaled to sum 1.
     """
-    sums, rois = confusion_sums(class_scores, gt_classes)
-    seen = (rois > 0).unsqueeze(1)
-    mean = sums.double() / rois.clamp(min=1).unsqueeze(1)
-    matrix.lerp_(mean, (1 - momentum) * seen.double())
+    rois = class_sums(gt_classes, len(matrix) + 1)[0, :-1]
+    seen = rois > 0
+    # Not torch.where of two numbers, whose result is float32.
+    matrix.mul_(1 - (1 - momentum) * seen.double().unsqueeze(1))
+    add_confusion_(matrix, class_scores, gt_classes, (1 - momentum) / rois.clamp(min=1))
     if normalise:
-        matrix /= torch.where(seen, matrix.sum(dim=1, keepdim=True), 1.0)
+        matrix /= torch.where(seen, matrix.sum(dim=1), 1.0).unsqueeze(1)
     count += rois
-
-
-def column_shares(matrix: Tensor) -> Tensor:
-    """M with columns of sum 1, transposed, (K, K): row y says which labels are taken for y."""
-    columns = matrix.t()
-    return columns / columns.sum(dim=1, keepdim=True).clamp(min=torch.finfo(matrix.dtype).tiny)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from balms_det.losses import functional
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.functional import with_gradient
 from balms_det.losses.roi_context import ContextLoss
 from balms_det.losses.softmax import SoftmaxFamily
 
@@ -82,6 +84,10 @@ class SoftTopKLoss(MultiLabelFamily):
         self.k = k
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
+        if self.field("all_classes", gt_classes) is None:  # one label each
+            shift = top_k_shift(logits, logits.new_full((len(logits), 1), self.k))
+            own = logits.gather(1, gt_classes.unsqueeze(1))
+            return F.softplus(-(own + shift)).squeeze(1)
         labels = self.labels(gt_classes)
         wanted = labels.sum(dim=1, keepdim=True).clamp(min=self.k, max=self.num_classes)
         terms = F.softplus(-(logits + top_k_shift(logits, wanted.to(logits.dtype))))
@@ -89,7 +95,7 @@ class SoftTopKLoss(MultiLabelFamily):
 
 
 def top_k_shift(logits: Tensor, k: Tensor) -> Tensor:
-    """t with ``sum_c sigmoid(z_c + t) = k``, (R, 1), differentiable in the logits.
+    """t with ``sum_c sigmoid(z_c + t) = k``, (R, 1), which can be differentiated once.
 
     Found by Newton's method on the logarithm of the sum, within a bracket; its gradient follows
     from the equation (implicit function theorem), not from the steps.
@@ -98,27 +104,30 @@ def top_k_shift(logits: Tensor, k: Tensor) -> Tensor:
         logits: (R, L).
         k: (R, 1), in [1, L).
     """
-    fixed = logits.detach()
-    width = fixed.shape[1]
-    centre = torch.log(k / (width - k))
-    low = centre - fixed.amax(dim=1, keepdim=True)
-    high = centre - fixed.amin(dim=1, keepdim=True)
+    shift, score = _solve_shift(logits.detach(), k)
+    slope = torch.addcmul(score, score, score, value=-1, out=score)
+    slope /= -slope.sum(dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
+    return with_gradient(logits, shift.squeeze(1), slope).unsqueeze(1)
+
+
+def _solve_shift(logits: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """The shift, (R, 1), and the sigmoids of the shifted logits, (R, L)."""
+    centre = torch.log(k / (logits.shape[1] - k))
+    low = centre - logits.amax(dim=1, keepdim=True)
+    high = centre - logits.amin(dim=1, keepdim=True)
     # sigmoid(x) < e^x: the root lies above this, and near it where logits are far apart.
-    shift = torch.maximum(low, k.log() - fixed.logsumexp(dim=1, keepdim=True))
-    close = 8 * torch.finfo(fixed.dtype).eps * k
+    shift = torch.maximum(low, k.log() - logits.logsumexp(dim=1, keepdim=True))
+    close = 8 * torch.finfo(logits.dtype).eps * k
+    score = (logits + shift).sigmoid_()
     for _ in range(SHIFT_STEPS):
-        score = torch.sigmoid(fixed + shift)
         total = score.sum(dim=1, keepdim=True)
-        # To look costs nothing on a CPU; an accelerator would wait for it.
-        if total.device.type == "cpu" and bool(((total - k).abs() <= close).all()):
+        if functional.on_cpu(total) and bool(((total - k).abs() <= close).all()):
             break
-        slope = (score * (1 - score)).sum(dim=1, keepdim=True)
+        slope = total - torch.linalg.vector_norm(score, dim=1, keepdim=True).square()
         low = torch.where(total <= k, shift, low)
         high = torch.where(total >= k, shift, high)
         newton = shift + torch.log(k / total) * total / slope
         inside = (newton >= low) & (newton <= high)
         shift = torch.where(inside, newton, (low + high) / 2)
-    score = torch.sigmoid(fixed + shift)
-    slope = score * (1 - score)
-    share = slope / slope.sum(dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
-    return shift - (share * (logits - fixed)).sum(dim=1, keepdim=True)
+        torch.add(logits, shift, out=score).sigmoid_()
+    return shift, score

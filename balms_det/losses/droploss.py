@@ -10,38 +10,55 @@ import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.equalization import EQLLoss, equalization_weights
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
+from balms_det.losses.binary_terms import OfRows
+from balms_det.losses.equalization import EQLLoss
+from balms_det.losses.sampling import coarse_uniform
 
 
-def drop_weights(gt_classes: Tensor, rare: Tensor, draws: Tensor) -> Tensor:
-    """:func:`equalization_weights`, and 0 for rare classes on background where u > rho: (R, K).
+def drop_factors(gt_classes: Tensor, rare: Tensor, draws: Tensor) -> OfRows:
+    """0 for a rare class on a foreground RoI, and on background where u > rho; else 1.
+
+    Of some rows; those of labels are not meant.
 
     Args:
         gt_classes: (R,) in [0, K].
         rare: (K,), 1 for rare classes and 0 for the others; its dtype is the result's.
-        draws: u, (R, K); foreground rows are not used.
+        draws: u, (R, K), in [0, 1); foreground rows are not used.
     """
-    num_classes = len(rare)
-    foreground = gt_classes < num_classes
+    foreground = gt_classes < len(rare)
     objects = foreground.sum()
-    rare_objects = (rare[gt_classes.clamp(max=num_classes - 1)] * foreground).sum()
+    rare_objects = (rare[gt_classes.clamp(max=len(rare) - 1)] * foreground).sum()
     # Without objects nothing is dropped, as in the authors' code, where the share is 0 / 0.
     rho = torch.where(objects > 0, rare_objects / objects.clamp(min=1), 1.0)
-    dropped = ~foreground.unsqueeze(1) & (rare > 0) & (draws > rho)
-    return equalization_weights(gt_classes, rare).masked_fill(dropped, 0.0)
+    # The lowest draw that drops: any on foreground, and none of a class that is not rare.
+    of_roi = torch.where(foreground, -1.0, rho).unsqueeze(1).to(draws.dtype)
+    of_class = 2 * (1 - rare).to(draws.dtype)
+
+    def factors(logits: Tensor, rows: slice) -> Tensor:
+        limit = of_roi[rows] + of_class
+        # Into floats: a mask of booleans takes three times as long on a CPU.
+        return torch.ge(limit, draws[rows], out=limit)
+
+    return factors
+
+
+class DroppingFamily(EQLLoss):
+    """Equalization losses whose background negatives of rare classes are dropped at random."""
+
+    def factors(self, logits: Tensor, gt_classes: Tensor) -> OfRows:
+        draws = self.draw_uniform(*logits.shape, like=logits)
+        return drop_factors(gt_classes, self.rare.to(logits.dtype), draws)
+
+    def draw_uniform(self, *shape: int, like: Tensor) -> Tensor:
+        # One for every RoI and class: by far the most that any loss draws.
+        return coarse_uniform(shape, like)
 
 
 @BOX_LOSS_REGISTRY.register()
-class DropLoss(EQLLoss):
+class DropLoss(DroppingFamily):
     """Equalization loss whose background negatives of rare classes are kept with probability rho.
 
     Background RoIs are many and push rare classes down in every batch. A batch with few rare
     objects can pay little back, so it drops more (section 3.3). rho is that of the rank's own
     batch, as in the authors' code. The arguments are those of :class:`EQLLoss`.
     """
-
-    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        draws = self.draw_uniform(*logits.shape, like=logits)
-        weights = drop_weights(gt_classes, self.rare.to(logits.dtype), draws)
-        return binary_cross_entropy_per_roi(logits, gt_classes, weights)

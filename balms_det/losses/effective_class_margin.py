@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
 from balms_det.losses.class_priors import MIN_COUNT, class_counts
 from balms_det.losses.objectness import SigmoidObjectnessFamily
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -58,6 +58,6 @@ class ECMLoss(SigmoidObjectnessFamily):
         self.register_buffer("class_weights", ratio * torch.log1p(1 / ratio), persistent=False)
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        surrogate = 2 * logits + self.margins.to(logits.dtype)
+        surrogate = torch.add(self.margins.to(logits.dtype), logits, alpha=2)
         weights = self.class_weights.to(logits.dtype)
-        return binary_cross_entropy_per_roi(surrogate, gt_classes, weights)
+        return binary_cross_entropy_per_roi(surrogate, gt_classes, weights, weights[gt_classes])

@@ -12,22 +12,26 @@ import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import (
+    CROSS_ENTROPY,
+    OfRows,
+    OutputTerm,
+    binary_terms_per_roi,
+)
 from balms_det.losses.class_priors import image_frequency
-from balms_det.losses.sigmoid import SigmoidFamily, binary_cross_entropy_per_roi
+from balms_det.losses.sigmoid import SigmoidFamily
 
 
-def equalization_weights(gt_classes: Tensor, rare: Tensor) -> Tensor:
-    """0 for a rare class other than the label on a foreground RoI, else 1: (R, K).
+def equalization_factors(gt_classes: Tensor, rare: Tensor) -> OfRows:
+    """0 for a rare class on a foreground RoI, else 1, of some rows; labels' are not meant.
 
     Args:
         gt_classes: (R,) in [0, K].
         rare: (K,), 1 for rare classes and 0 for the others; its dtype is the result's.
     """
-    num_classes = len(rare)
-    foreground = (gt_classes < num_classes).to(rare.dtype)
-    weights = 1 - torch.outer(foreground, rare)
-    # Background rows write 1 to the last column, where they have it already.
-    return weights.scatter_(1, gt_classes.clamp(max=num_classes - 1).unsqueeze(1), 1.0)
+    kinds = torch.stack([1 - rare, torch.ones_like(rare)])
+    is_background = (gt_classes >= len(rare)).long()
+    return lambda logits, rows: kinds.index_select(0, is_background[rows])
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -62,5 +66,14 @@ class EQLLoss(SigmoidFamily):
         self.register_buffer("rare", rare, persistent=False)
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        weights = equalization_weights(gt_classes, self.rare.to(logits.dtype))
-        return binary_cross_entropy_per_roi(logits, gt_classes, weights)
+        return binary_terms_per_roi(
+            logits, gt_classes, self.term(), self.factors(logits, gt_classes)
+        )
+
+    def term(self) -> OutputTerm:
+        """The loss of an output."""
+        return CROSS_ENTROPY
+
+    def factors(self, logits: Tensor, gt_classes: Tensor) -> OfRows:
+        """What the terms of all outputs but the label's are multiplied by."""
+        return equalization_factors(gt_classes, self.rare.to(logits.dtype))

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, full_precision
+from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
+from balms_det.losses.functional import row_blocks
 from balms_det.losses.objectness import SigmoidObjectnessFamily
 from balms_det.losses.running_state import sum_over_ranks
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi, signed_logits
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -74,21 +75,24 @@ class EQLv2Loss(SigmoidObjectnessFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
-        label = gt_classes.unsqueeze(1)
-        weights = negative.expand_as(logits).scatter(1, label, positive[label])
-        loss = binary_cross_entropy_per_roi(logits, gt_classes, weights)
+        loss = binary_cross_entropy_per_roi(logits, gt_classes, negative, positive[gt_classes])
         self.advance(logits, gt_classes)
         return loss
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
-        gradient = signed_logits(logits, gt_classes).sigmoid()
-        at_label = gradient.gather(1, gt_classes.unsqueeze(1)).squeeze(1).double()
+        label = gt_classes.unsqueeze(1)
         pulled = self.pos_grad.new_zeros(self.num_classes + 1)
-        pulled.index_add_(0, gt_classes, at_label)
-        # In float64 the labels' own share leaves the column sums without a trace.
-        pushed = gradient.sum(dim=0, dtype=torch.float64) - pulled
+        at_label = torch.sigmoid(-logits.gather(1, label)).squeeze(1)
+        pulled.index_add_(0, gt_classes, at_label.double())
+        pushed = torch.zeros_like(pulled)
+        for rows in row_blocks(logits):
+            pushed += logits[rows].sigmoid().scatter_(1, label[rows], 0.0).sum(dim=0)
         positive, negative = self.class_weights()
-        sums = sum_over_ranks(torch.stack([positive * pulled, negative * pushed]))[:, :-1]
+        self.add_gradients(positive * pulled, negative * pushed)
+
+    def add_gradients(self, positive: Tensor, negative: Tensor) -> None:
+        """Add a batch's weighted gradients, (K + 1,) each, background's of no account."""
+        sums = sum_over_ranks(torch.stack([positive, negative]))[:, :-1]
         self.pos_grad += sums[0]
         self.neg_grad += sums[1]
         self.pos_neg.copy_(self.pos_grad / (self.neg_grad + self.eps))

@@ -7,12 +7,14 @@ Symbols: see :mod:`balms_det.losses.roi_context`, and
 import torch
 from torch import Tensor, nn
 
+from balms_det.losses.running_state import join_rows, num_ranks
+
 
 class FeatureMemory(nn.Module):
     """A queue of the last Q features of every class.
 
     Kept in float16: at K = 1203, Q = 80 and D = 1024 that is 197 MB, on the device of the model and
-    in its checkpoint. Every rank has its own; a checkpoint carries that of rank 0.
+    in its checkpoint. It is the same on all ranks.
 
     Args:
         num_classes: K.
@@ -38,20 +40,30 @@ class FeatureMemory(nn.Module):
     def push(self, features: Tensor, gt_classes: Tensor) -> None:
         """Store the features of foreground RoIs, of each class the first Q of the batch.
 
+        The batch is that of all ranks, one after the other, so every rank must call this as often.
+
         Args:
             features: (R, D).
             gt_classes: (R,) in [0, K]; background is not stored.
         """
+        if num_ranks() > 1:
+            objects = gt_classes < self.num_classes
+            features, _ = join_rows(self._stored(features[objects]))
+            gt_classes, _ = join_rows(gt_classes[objects])
         rank = rank_in_class(gt_classes)
         kept = (gt_classes < self.num_classes) & (rank < self.queue_size)
         label = gt_classes.clamp(max=self.num_classes - 1)
         slot = (self.stored[label] + rank) % self.queue_size
         unused = torch.full_like(slot, len(self.features) - 1)
         row = torch.where(kept, label * self.queue_size + slot, unused)
-        limit = torch.finfo(self.features.dtype).max
-        values = torch.where(kept.unsqueeze(1), features, 0).clamp(-limit, limit)
-        self.features.index_copy_(0, row, values.to(self.features.dtype))
+        values = torch.where(kept.unsqueeze(1), self._stored(features), 0)
+        self.features.index_copy_(0, row, values)
         self.stored.index_add_(0, label, kept.to(self.stored.dtype))
+
+    def _stored(self, features: Tensor) -> Tensor:
+        """Features in the dtype that they are kept in, finite."""
+        limit = torch.finfo(self.features.dtype).max
+        return features.clamp(-limit, limit).to(self.features.dtype)
 
     @torch.no_grad()
     def draw(self, classes: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:

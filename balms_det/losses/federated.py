@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
 from balms_det.losses.class_priors import class_counts
 from balms_det.losses.objectness import BackgroundSigmoidFamily
 from balms_det.losses.sampling import lowest_keys
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -69,11 +69,15 @@ class FederatedLoss(BackgroundSigmoidFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         draws = self.draw_uniform(self.num_classes, like=self.draw_weights)
-        kept = self.kept_classes(gt_classes, draws).to(logits.dtype)
-        return binary_cross_entropy_per_roi(logits[:, :-1], gt_classes, kept)
+        kept = self.kept_classes(gt_classes, draws)
+        return self._of_classes(logits, gt_classes, kept)
 
     def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return binary_cross_entropy_per_roi(logits[:, :-1], gt_classes)
+        return self._of_classes(logits, gt_classes, torch.ones_like(self.draw_weights))
+
+    def _of_classes(self, logits: Tensor, gt_classes: Tensor, kept: Tensor) -> Tensor:
+        factors = F.pad(kept.to(logits.dtype), (0, 1))  # nothing of the background output
+        return binary_cross_entropy_per_roi(logits, gt_classes, factors, factors[gt_classes])
 
     def accuracy_scores(self, logits: Tensor) -> Tensor:
         # The untrained output says nothing: background wins where every class is below one half.

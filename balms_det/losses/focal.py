@@ -8,11 +8,13 @@ Symbols: see :mod:`balms_det.losses.base`; here L = K, and
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.binary_terms import binary_terms_per_roi, symmetric_term
 from balms_det.losses.functional import softplus_values
-from balms_det.losses.sigmoid import SigmoidFamily, binary_terms_per_roi
+from balms_det.losses.sigmoid import SigmoidFamily
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -52,23 +54,18 @@ class FocalLoss(SigmoidFamily):
         self.alpha = alpha
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return binary_terms_per_roi(
-            logits, gt_classes, self._weights(logits, gt_classes), self._term, self._slope
-        )
+        factors = label_factors = None
+        if self.alpha is not None:
+            factors = logits.new_full((self.num_classes,), 1 - self.alpha)
+            label_factors = logits.new_full((len(logits),), self.alpha)
+        term = symmetric_term(self._negative)
+        return binary_terms_per_roi(logits, gt_classes, term, factors, label_factors)
 
-    def _weights(self, logits: Tensor, gt_classes: Tensor) -> Tensor | None:
-        """alpha at labels and 1 - alpha elsewhere, (R, K)."""
-        if self.alpha is None:
-            return None
-        weights = logits.new_full((len(logits), self.num_classes + 1), 1 - self.alpha)
-        return weights.scatter_(1, gt_classes.unsqueeze(1), self.alpha)[:, :-1]
-
-    def _term(self, signed: Tensor) -> Tensor:
-        # Signed logits s are negative where the answer is right: p_t = sigmoid(-s).
-        return signed.sigmoid().pow_(self.gamma).mul_(softplus_values(signed))
-
-    def _slope(self, signed: Tensor) -> Tensor:
+    def _negative(self, logits: Tensor, slope: Tensor) -> Tensor:
+        """``p^gamma * -log(1 - p)`` of the score p."""
+        score, loss = logits.sigmoid(), softplus_values(logits)
         # In closed form, which is finite where a power below 1 of an underflowed score is not.
-        wrong = signed.sigmoid()
-        inner = softplus_values(signed).mul_(1 - wrong).mul_(self.gamma).add_(wrong)
-        return wrong.pow_(self.gamma).mul_(inner)
+        torch.neg(score, out=slope).add_(1).mul_(loss).mul_(self.gamma).add_(score)
+        power = score.pow_(self.gamma)
+        slope.mul_(power)
+        return loss.mul_(power)

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.confusion import confusion_sums
+from balms_det.losses.binary_terms import OfRows, binary_cross_entropy_per_roi
+from balms_det.losses.confusion import add_confusion_
+from balms_det.losses.functional import rows_of_objects
 from balms_det.losses.objectness import SigmoidObjectnessFamily, is_foreground
-from balms_det.losses.sigmoid import binary_cross_entropy_per_roi
+from balms_det.losses.running_state import class_sums
 
 MIN_CONFUSION = 1e-3  # M below this is read as this: the logarithm needs a floor
 
@@ -61,32 +63,44 @@ class FCBLLoss(SigmoidObjectnessFamily):
         self.register_buffer("num_gt", torch.zeros(num_classes, dtype=torch.float64))
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        shifted = logits + self._margins(logits.dtype).index_select(0, gt_classes)
-        weights = self._selection(logits.detach(), gt_classes) if self.reweight else None
-        loss = binary_cross_entropy_per_roi(shifted, gt_classes, weights)
+        margins = self._margins(logits.dtype)
+        loss = binary_cross_entropy_per_roi(
+            logits,
+            gt_classes,
+            factors=self._selection(logits.detach(), gt_classes) if self.reweight else None,
+            shifts=lambda block, rows: margins.index_select(0, gt_classes[rows]),
+        )
         self.advance(logits, gt_classes)
         return loss
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
+        logits, gt_classes = rows_of_objects(self.num_classes, gt_classes, logits)
         classes = F.softmax(logits[:, : self.num_classes], dim=1)
-        sums, rois = confusion_sums(classes, gt_classes)
-        self.cm_numerator += sums
-        self.num_gt += rois
+        add_confusion_(self.cm_numerator, classes, gt_classes)
+        self.num_gt += class_sums(gt_classes, self.num_classes + 1)[0, :-1]
 
     def _margins(self, dtype: torch.dtype) -> Tensor:
         """The shift of every logit for every label, (K + 1, K + 1); 0 where background is."""
         confusion = self.cm_numerator.to(dtype) / self.num_gt.clamp(min=1).to(dtype).unsqueeze(1)
         confusion = confusion.clamp_(min=MIN_CONFUSION).log_().mul_(self.alpha)
-        return F.pad(confusion - confusion.t(), (0, 1, 0, 1))
+        margins = confusion.new_zeros(self.num_logits, self.num_logits)
+        torch.sub(confusion, confusion.t(), out=margins[:-1, :-1])
+        return margins
 
-    def _selection(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        """1 for the outputs that count and 0 for the others, (R, K + 1)."""
+    def _selection(self, logits: Tensor, gt_classes: Tensor) -> OfRows:
+        """1 for the outputs that count and 0 for the others, of some rows; a label always does."""
         # Scores of a row are the sigmoids times one factor, so its logits can be compared instead.
         share = self.prob_thr / torch.sigmoid(-logits[:, -1:])
         lowest = torch.where(share < 1, torch.logit(share), torch.inf)
         lowest = torch.minimum(lowest, logits.gather(1, gt_classes.unsqueeze(1)))
         # On background RoIs all outputs count.
         foreground = is_foreground(gt_classes, self.num_classes).unsqueeze(1)
-        counts = logits >= torch.where(foreground, lowest, -torch.inf)
-        counts[:, self.num_classes] = True
-        return counts.to(logits.dtype)
+        lowest = torch.where(foreground, lowest, -torch.inf)
+
+        def counts(block: Tensor, rows: slice) -> Tensor:
+            # Into floats: a mask of booleans takes three times as long on a CPU.
+            at_least = torch.ge(block, lowest[rows], out=torch.empty_like(block))
+            at_least[:, -1] = 1.0
+            return at_least
+
+        return counts

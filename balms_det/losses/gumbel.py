@@ -3,18 +3,23 @@ Optimized Loss", ECCV 2022, GOL): an asymmetric score whose gradients suit rare 
 
 Symbols: see :mod:`balms_det.losses.base`, and
     p        ``exp(-exp(-z))``, score of an output
-    floor    smallest p (1 - p) that the gradient is computed with, see :func:`gumbel_terms`
+    floor    smallest p (1 - p) that the gradient is computed with, see :class:`GumbelActivation`
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss, full_precision
-from balms_det.losses.functional import rows_at_a_time
+from balms_det.losses.binary_terms import OutputTerm, binary_terms_per_roi
 
 GRADIENT_FLOOR = 1e-12
+LOWEST = -math.log(80)  # p = exp(-80) is nothing beside 1, and float32 still holds it
+TINY = 1e-30
+LONGEST = 100.0  # where PyTorch's binary cross-entropy of probabilities cuts off
 
 
 def gumbel_scores(logits: Tensor) -> Tensor:
@@ -22,81 +27,69 @@ def gumbel_scores(logits: Tensor) -> Tensor:
     return torch.exp(-torch.exp(-full_precision(logits)))
 
 
-def gumbel_terms(
-    logits: Tensor, gt_classes: Tensor, low: float, high: float, exact_gradient: bool
-) -> Tensor:
-    """Binary cross-entropy of ``exp(-exp(-z))`` against one-hot labels, every term: (R, C).
+@dataclass(frozen=True)
+class GumbelActivation:
+    """Binary cross-entropy of ``exp(-exp(-z))``, term by term and with the derivative.
 
     The authors take it from the probability, where PyTorch divides the gradient by
     ``max(p (1 - p), 1e-12)``: on a label's logit below about -3.3 it fades, by 1e-12 at -3.9. That
-    is what their figures were made with.
+    is what their figures were made with. A label's loss is 100 at most there, at -4.6.
 
     Args:
-        logits: (R, C).
-        gt_classes: (R,); a label of C or more is a row of zeros in the target.
         low, high: logits are clamped to this range; outside of it there is no gradient.
         exact_gradient: take the true derivative instead of the authors'.
+
+    Raises:
+        ValueError: ``low`` is not below ``high``.
     """
-    return _GumbelTerms.apply(logits, gt_classes, low, high, exact_gradient)
 
+    low: float
+    high: float
+    exact_gradient: bool
 
-class _GumbelTerms(torch.autograd.Function):
-    """The terms with their derivative in closed form: half the time of the composition."""
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"clamp_min must be below clamp_max, got {self.low} and {self.high}")
 
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, gt_classes: Tensor, low: float, high: float, exact: bool
-    ) -> Tensor:
-        terms, slope = torch.empty_like(logits), torch.empty_like(logits)
-        rows = rows_at_a_time(logits)
-        blocks = zip(*(tensor.split(rows) for tensor in (logits, gt_classes, terms, slope)))
-        for block, labels, term, rise in blocks:
-            _fill_gumbel_block(block, labels, low, high, exact, term, rise)
-        ctx.save_for_backward(slope)
-        return terms
+    def term(self) -> OutputTerm:
+        return OutputTerm(self.negative, self.positive)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None, None, None
+    def negative(self, logits: Tensor, slope: Tensor) -> Tensor:
+        """``-log(1 - p)``, the loss of an output that is not the label; see ``WithSlope``."""
+        # Below LOWEST p is nothing beside 1, and so is its slope.
+        clamped = logits.clamp(max(self.low, LOWEST), self.high)
+        rate = clamped.neg().exp_()
+        score = rate.neg().exp_()
+        rest = _one_minus(score, rate)
+        torch.mul(rate, score, out=slope).div_(rest)
+        # Into floats: a mask of booleans takes three times as long on a CPU.
+        slope.mul_(torch.eq(clamped, logits, out=clamped))
+        self._fade(slope, score, rest)
+        return rest.log_().neg_()
 
+    def positive(self, logits: Tensor, slope: Tensor) -> Tensor:
+        """``-log p``, the loss of a label."""
+        rate = logits.clamp(self.low, self.high).neg_().exp_()
+        inside = (logits >= self.low) & (logits <= self.high)
+        torch.mul(rate, inside, out=slope).neg_()
+        score = rate.neg().exp_()
+        self._fade(slope, score, _one_minus(score, rate))
+        return rate if self.exact_gradient else rate.clamp_(max=LONGEST)
 
-def _fill_gumbel_block(
-    logits: Tensor,
-    gt_classes: Tensor,
-    low: float,
-    high: float,
-    exact: bool,
-    terms: Tensor,
-    slope: Tensor,
-) -> None:
-    """Write the terms of some rows and their derivatives."""
-    columns = logits.shape[1]
-    label = gt_classes.clamp(max=columns - 1).unsqueeze(1)
-    is_target = (gt_classes < columns).unsqueeze(1)
-    rate = logits.clamp(low, high).neg_().exp_()  # -log p
-    score = torch.exp(-rate)
-    rest = _one_minus(score, rate)
-    torch.log(rest, out=terms).neg_()
-    torch.mul(rate, score, out=slope).div_(rest)
-    for values, own in ((terms, rate), (slope, -rate)):
-        own = torch.where(is_target, own.gather(1, label), values.gather(1, label))
-        values.scatter_(1, label, own)
-    if not exact:
-        slope *= (score * rest).div_(GRADIENT_FLOOR).clamp_(max=1)
-    slope *= (logits >= low) & (logits <= high)
+    def _fade(self, slope: Tensor, score: Tensor, rest: Tensor) -> None:
+        """Make the slope that of the authors' code; uses up ``score``."""
+        if not self.exact_gradient:
+            slope.mul_(score.mul_(rest).div_(GRADIENT_FLOOR).clamp_(max=1))
 
 
 def _one_minus(score: Tensor, rate: Tensor) -> Tensor:
-    """``1 - exp(-rate)``, of score ``exp(-rate)``: expm1 by way of the log, which is faster.
+    """``1 - exp(-rate)``, of score ``exp(-rate)``: expm1 by way of the log, faster on a CPU.
 
-    Below one half nothing cancels in ``1 - score``. Above, the rounding of the score is undone by
-    ``rate / -log(score)`` (Kahan); a score that rounds to 1 leaves the rate.
+    The rounding of the score is undone by ``rate / -log(score)`` (Kahan). Where it is 1 both of
+    what is divided are TINY, which leaves the rate; it may not be 0.
     """
-    plain = 1 - score
-    rest = torch.where(score < 0.5, plain, plain * rate / -torch.log(score))
-    return torch.where(score == 1, rate, rest)
+    logarithm = score.log().sub_(TINY)
+    return score.sub(1).sub_(TINY).div_(logarithm).mul_(rate)
 
 
 def reset_gumbel_classifier(linear: nn.Linear, std: float, bias: float) -> nn.Module:
@@ -105,12 +98,6 @@ def reset_gumbel_classifier(linear: nn.Linear, std: float, bias: float) -> nn.Mo
         nn.init.normal_(linear.weight, std=std)
     nn.init.constant_(linear.bias, bias)
     return linear
-
-
-def check_clamp(low: float, high: float) -> None:
-    """Raise ValueError where ``low``, a floor of logits, is not below ``high``."""
-    if not low < high:
-        raise ValueError(f"clamp_min must be below clamp_max, got {low} and {high}")
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -124,7 +111,7 @@ class GumbelLoss(BoxLoss):
         num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`; counts are not read.
         clamp_min, clamp_max: range that logits are clamped to in the loss, and only there.
         loss_clamp: most that the mean over RoIs can be; None for no limit.
-        exact_gradient: see :func:`gumbel_terms`.
+        exact_gradient: see :class:`GumbelActivation`.
         weight_std, bias: how the classifier starts.
 
     Raises:
@@ -148,11 +135,8 @@ class GumbelLoss(BoxLoss):
         bias: float = -2.0,
     ):
         super().__init__(num_classes, class_stats)
-        check_clamp(clamp_min, clamp_max)
-        self.clamp_min = clamp_min
-        self.clamp_max = clamp_max
+        self.activation = GumbelActivation(clamp_min, clamp_max, exact_gradient)
         self.loss_clamp = loss_clamp
-        self.exact_gradient = exact_gradient
         self.weight_std = weight_std
         self.bias = bias
 
@@ -170,8 +154,7 @@ class GumbelLoss(BoxLoss):
         return torch.where(mean > self.loss_clamp, constant * (self.loss_clamp / mean), loss)
 
     def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        clamp = self.clamp_min, self.clamp_max
-        return gumbel_terms(logits, gt_classes, *clamp, self.exact_gradient).sum(dim=1)
+        return binary_terms_per_roi(logits, gt_classes, self.activation.term())
 
     def scores(self, logits: Tensor) -> Tensor:
         return gumbel_scores(logits)

@@ -10,14 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.droploss import drop_weights
-from balms_det.losses.equalization import EQLLoss, equalization_weights
-from balms_det.losses.gumbel import (
-    check_clamp,
-    gumbel_scores,
-    gumbel_terms,
-    reset_gumbel_classifier,
-)
+from balms_det.losses.binary_terms import OutputTerm, binary_terms_per_roi
+from balms_det.losses.droploss import DroppingFamily
+from balms_det.losses.equalization import EQLLoss
+from balms_det.losses.gumbel import GumbelActivation, gumbel_scores, reset_gumbel_classifier
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -50,21 +46,14 @@ class GumbelEQLLoss(EQLLoss):
         bias: float = -2.0,
     ):
         super().__init__(num_classes, class_stats, lambda_=lambda_)
-        check_clamp(clamp_min, clamp_max)
-        self.clamp_min, self.clamp_max = clamp_min, clamp_max
-        self.exact_gradient = exact_gradient
+        self.activation = GumbelActivation(clamp_min, clamp_max, exact_gradient)
         self.weight_std, self.bias = weight_std, bias
 
-    def weights(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        """The factor of every term, (R, K)."""
-        return equalization_weights(gt_classes, self.rare.to(logits.dtype))
-
-    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        weights = self.weights(logits.detach(), gt_classes)
-        return (self._terms(logits, gt_classes) * weights).sum(dim=1)
+    def term(self) -> OutputTerm:
+        return self.activation.term()
 
     def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        return self._terms(logits, gt_classes).sum(dim=1)
+        return binary_terms_per_roi(logits, gt_classes, self.term())
 
     def scores(self, logits: Tensor) -> Tensor:
         return F.pad(gumbel_scores(logits), (0, 1))
@@ -76,18 +65,10 @@ class GumbelEQLLoss(EQLLoss):
     def reset_classifier(self, linear: nn.Linear) -> nn.Module:
         return reset_gumbel_classifier(linear, self.weight_std, self.bias)
 
-    def _terms(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        clamp = self.clamp_min, self.clamp_max
-        return gumbel_terms(logits, gt_classes, *clamp, self.exact_gradient)
-
 
 @BOX_LOSS_REGISTRY.register()
-class GumbelDropLoss(GumbelEQLLoss):
+class GumbelDropLoss(DroppingFamily, GumbelEQLLoss):
     """:class:`DropLoss` of the Gumbel activation: the loss of GOL's LVIS v1 results.
 
     Its arguments are those of :class:`GumbelEQLLoss`.
     """
-
-    def weights(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        draws = self.draw_uniform(*logits.shape, like=logits)
-        return drop_weights(gt_classes, self.rare.to(logits.dtype), draws)

@@ -19,9 +19,11 @@ from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss
 from balms_det.losses.class_priors import class_counts
-from balms_det.losses.confusion import column_shares, move_confusion_
+from balms_det.losses.confusion import move_confusion_
+from balms_det.losses.functional import rows_of_objects
 from balms_det.losses.objectness import is_foreground
-from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
+from balms_det.losses.seesaw import SeesawLoss
+from balms_det.losses.soft_labels import SoftTargets, soft_cross_entropy
 from balms_det.losses.softmax import SoftmaxFamily
 
 #: Epochs of the authors' schedule (2x); ``start_epoch`` counts in these, whatever a run's length.
@@ -69,7 +71,7 @@ class PairwiseBalance(BoxLoss):
         self.epoch.fill_(EPOCHS * fraction)
 
     def move_confusion(self, class_scores: Tensor, gt_classes: Tensor) -> None:
-        """Move M by the (R, K) scores of a batch."""
+        """Move M by the (R, K) scores of a batch; RoIs of background may be missing."""
         move_confusion_(
             self.fg_confusion_matrix,
             self.num_inst_cnt,
@@ -86,11 +88,14 @@ class PairwiseBalance(BoxLoss):
         share = self.soft_share * self.iter_id / (self.n_iter - 1)
         return (is_foreground(gt_classes, self.num_classes) & ready).to(dtype) * share
 
-    def soft_labels(self, dtype: torch.dtype) -> Tensor:
-        """p_t of every label, (K + 1, K); zeros for background."""
+    def soft_labels(self, dtype: torch.dtype, columns: int) -> Tensor:
+        """p_t of every label, (K + 1, columns); zeros for background and beyond column K."""
         matrix = self.fg_confusion_matrix
-        columns = column_shares(matrix) if self.normalised else matrix.t()
-        return F.pad(columns.to(dtype), (0, 0, 0, 1))
+        labels = matrix.new_zeros((self.num_classes + 1, columns), dtype=dtype)
+        labels[:-1, : self.num_classes] = matrix.t()
+        if self.normalised:
+            labels /= labels.sum(dim=1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+        return labels
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -127,15 +132,15 @@ class PCBLoss(PairwiseBalance, SoftmaxFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         self.advance(logits, gt_classes)
-        log_prob = F.log_softmax(logits, dim=1)
-        hard = -log_prob.gather(1, gt_classes.unsqueeze(1)).squeeze(1)
-        soft = self.soft_labels(logits.dtype)
-        entropy = torch.special.entr(soft).sum(dim=1)
-        divergence = -(soft[gt_classes] * log_prob[:, :-1]).sum(dim=1) - entropy[gt_classes]
+        soft = self.soft_labels(logits.dtype, self.num_logits)
         share = self.shares(gt_classes, logits.dtype)
-        return (1 - share) * hard + share * divergence
+        mixed = soft_cross_entropy(logits, SoftTargets(soft, gt_classes, share))
+        # torch.special.entr is five times slower on a CPU.
+        entropy = -(soft.clamp(min=torch.finfo(soft.dtype).tiny).log_().mul_(soft).sum(dim=1))
+        return mixed - share * entropy[gt_classes]
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
+        logits, gt_classes = rows_of_objects(self.num_classes, gt_classes, logits)
         self.move_confusion(F.softmax(logits[:, : self.num_classes], dim=1), gt_classes)
 
 
@@ -173,20 +178,12 @@ class PCBSeesawLoss(PairwiseBalance, SeesawLoss):
             class_stats, alpha=alpha, momentum=momentum, start_epoch=start_epoch, n_iter=n_iter
         )
 
-    def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        self.advance(logits, gt_classes)
-        classes = logits[:, : self.num_classes]
-        offsets = seesaw_offsets(
-            classes, gt_classes, self.cum_samples, p=self.p, q=self.q, eps=self.eps
-        )
-        label = gt_classes.clamp(max=self.num_classes - 1).unsqueeze(1)
-        # The label's own offset is 0 in the loss; log M and log C are 0 for it as they are.
-        log_prob = F.log_softmax(classes + offsets, dim=1)
-        hard = -log_prob.gather(1, label).squeeze(1) * is_foreground(gt_classes, self.num_classes)
-        soft = -(self.soft_labels(logits.dtype)[gt_classes] * log_prob).sum(dim=1)
-        share = self.shares(gt_classes, logits.dtype)
-        return (1 - share) * hard + share * soft + self.objectness_per_roi(logits, gt_classes)
+    def class_loss(self, classes: Tensor, labels: Tensor) -> Tensor:
+        soft = self.soft_labels(classes.dtype, self.num_classes)
+        share = self.shares(labels, classes.dtype)
+        return soft_cross_entropy(classes, SoftTargets(soft, labels, share), self.class_offsets)
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
         super().move_state(logits, gt_classes)
+        logits, gt_classes = rows_of_objects(self.num_classes, gt_classes, logits)
         self.move_confusion(F.softmax(logits[:, : self.num_classes], dim=1), gt_classes)

@@ -7,14 +7,13 @@ Symbols: see :mod:`balms_det.losses.pairwise_class_balance` and
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.equalization_v2 import EQLv2Loss
+from balms_det.losses.functional import rows_of_objects, with_gradient
 from balms_det.losses.pairwise_class_balance import PairwiseBalance
-from balms_det.losses.running_state import sum_over_ranks
+from balms_det.losses.soft_labels import SoftTargets, soft_binary_terms
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -58,33 +57,28 @@ class PCBEQLv2Loss(PairwiseBalance, EQLv2Loss):
         self.start_balance(
             class_stats, alpha=alpha, momentum=momentum, start_epoch=start_epoch, n_iter=n_iter
         )
+        # What move_state has computed of the batch, for the loss of it.
+        self._terms: tuple[Tensor, Tensor, Tensor] | None = None
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        # The weights of this batch: before its gradients are added.
-        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
         self.advance(logits, gt_classes)
-        target = self._targets(gt_classes, logits.dtype)
-        weights = torch.lerp(negative, positive, target)
-        return F.binary_cross_entropy_with_logits(logits, target, weights, reduction="none").sum(
-            dim=1
-        )
+        terms, self._terms = self._terms, None
+        if terms is None:  # no state moves
+            terms = self._compute(logits.detach(), gt_classes)
+        losses, slopes, _ = terms
+        return with_gradient(logits, losses, slopes)
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
-        score = logits.sigmoid()
-        self.move_confusion(score[:, : self.num_classes], gt_classes)
-        target = self._targets(gt_classes, logits.dtype)
-        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
-        gradient = (score - target).abs() * torch.lerp(negative, positive, target)
-        pulled = (gradient * target).sum(dim=0, dtype=torch.float64)
-        pushed = gradient.sum(dim=0, dtype=torch.float64) - pulled
-        sums = sum_over_ranks(torch.stack([pulled, pushed]))[:, :-1]
-        self.pos_grad += sums[0]
-        self.neg_grad += sums[1]
-        self.pos_neg.copy_(self.pos_grad / (self.neg_grad + self.eps))
+        objects, labels = rows_of_objects(self.num_classes, gt_classes, logits)
+        self.move_confusion(objects[:, : self.num_classes].sigmoid(), labels)
+        terms = self._compute(logits, gt_classes)
+        # The loss is of the weights before this batch too; an empty batch has no loss to follow.
+        self._terms = terms if len(logits) else None
+        self.add_gradients(*terms[2])
 
-    def _targets(self, gt_classes: Tensor, dtype: torch.dtype) -> Tensor:
-        """t, (R, K + 1)."""
-        share = self.shares(gt_classes, dtype).unsqueeze(1)
-        soft = F.pad(self.soft_labels(dtype)[gt_classes], (0, 1))
-        one_hot = torch.zeros_like(soft).scatter_(1, gt_classes.unsqueeze(1), 1.0)
-        return torch.lerp(one_hot, soft, share)
+    def _compute(self, logits: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, their derivatives and the gradients of outputs: see ``soft_binary_terms``."""
+        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
+        soft = self.soft_labels(logits.dtype, self.num_logits)
+        targets = SoftTargets(soft, gt_classes, self.shares(gt_classes, logits.dtype))
+        return soft_binary_terms(logits, targets, positive, negative)

@@ -15,11 +15,35 @@ from torch import Tensor
 from torch import distributed as dist
 
 
+def num_ranks() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum of ``value`` over all ranks, in place; ``value`` itself without distribution."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if num_ranks() > 1:
         dist.all_reduce(value)
     return value
+
+
+def join_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """The (R_k, ...) rows of all ranks one after the other, and where those of this rank start.
+
+    The numbers of rows may differ between ranks; with several, the host waits for them.
+    """
+    if num_ranks() == 1:
+        return rows, 0
+    own = torch.tensor([len(rows)], device=rows.device)
+    lengths = [torch.empty_like(own) for _ in range(num_ranks())]
+    dist.all_gather(lengths, own)
+    lengths = torch.cat(lengths).tolist()
+    padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(gathered, padded)
+    joined = torch.cat([part[:length] for part, length in zip(gathered, lengths)])
+    return joined, sum(lengths[: dist.get_rank()])
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Symbols: see :mod:`balms_det.losses.base`.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -26,3 +27,15 @@ def lowest_keys(keys: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
     """
     rank = torch.where(eligible, keys, math.inf).argsort(dim=0).argsort(dim=0)
     return eligible & (rank < count)
+
+
+def coarse_uniform(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Uniform draws from (0, 1) in steps of 1 / 65,536, of the dtype and device of ``like``.
+
+    Four for each of the generator's words: on a CPU half the time of ``torch.rand``.
+    """
+    words = torch.empty(-(-math.prod(shape) // 4), dtype=torch.int64, device=like.device)
+    steps = words.random_(-(2**63), None).view(torch.int16)[: math.prod(shape)].view(shape)
+    draws = steps.to(like.dtype)
+    middle = like.new_full((), 0.5 + 2**-17)
+    return torch.add(middle, draws, alpha=2**-16, out=draws)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.cosine_classifier import CosineClassifier
-from balms_det.losses.functional import shifted_cross_entropy
+from balms_det.losses.functional import per_object, shifted_cross_entropy
 from balms_det.losses.objectness import SoftmaxObjectnessFamily, is_foreground
 from balms_det.losses.running_state import class_sums
 
@@ -89,12 +89,13 @@ class SeesawLoss(SoftmaxObjectnessFamily):
         self.advance(logits, gt_classes)
         # split, not a slice: its backward is one copy.
         classes, objectness = logits.split([self.num_classes, 2], dim=1)
-        is_object = is_foreground(gt_classes, self.num_classes)
-        class_loss = shifted_cross_entropy(
-            classes, self.class_offsets, gt_classes.clamp(max=self.num_classes - 1)
-        )
-        objectness_loss = F.cross_entropy(objectness, 1 - is_object.long(), reduction="none")
-        return class_loss * is_object + objectness_loss
+        is_background = (~is_foreground(gt_classes, self.num_classes)).long()
+        class_loss = per_object(self.class_loss, self.num_classes, classes, gt_classes)
+        return class_loss + F.cross_entropy(objectness, is_background, reduction="none")
+
+    def class_loss(self, classes: Tensor, labels: Tensor) -> Tensor:
+        """The part of the K class logits of foreground RoIs, (N,)."""
+        return shifted_cross_entropy(classes, self.class_offsets, labels)
 
     def class_offsets(self, classes: Tensor, labels: Tensor) -> Tensor:
         """:func:`seesaw_offsets` of the state as it is."""

@@ -55,9 +55,10 @@ class ZLoss(SoftmaxFamily):
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
         # Of the label's u alone: the statistics of a row are all that the other logits are for.
-        variance, mean = torch.var_mean(logits, dim=1, correction=0)
-        own = logits.gather(1, gt_classes.unsqueeze(1)).squeeze(1)
-        own = (own - mean) / (variance + MIN_VARIANCE).sqrt()
+        centred = logits - logits.mean(dim=1, keepdim=True)
+        norm = torch.linalg.vector_norm(centred, dim=1)
+        own = centred.gather(1, gt_classes.unsqueeze(1)).squeeze(1)
+        own = own / (norm.square() / logits.shape[1] + MIN_VARIANCE).sqrt()
         return F.softplus(self.a * (self.b - own)) / self.a
 
     def plain_per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:

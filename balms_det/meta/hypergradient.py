@@ -29,7 +29,8 @@ from torch.func import functional_call, jvp
 
 from balms_det.losses.base import BoxLoss, full_precision
 from balms_det.losses.roi_context import ContextLoss
-from balms_det.meta.ranks import mean_over_ranks, num_ranks
+from balms_det.losses.running_state import num_ranks
+from balms_det.meta.ranks import mean_over_ranks
 from balms_det.meta.virtual_sgd import virtual_sgd_step
 
 

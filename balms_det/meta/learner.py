@@ -18,6 +18,8 @@ import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from balms_det.losses.keywords import check_keywords
+
 META_LEARNER_REGISTRY = Registry("META_LEARNER")
 META_LEARNER_REGISTRY.__doc__ = "Meta learners by class name (see :class:`MetaLearner`)."
 
@@ -62,9 +64,11 @@ def build_meta_learner(name: str, num_classes: int, **kwargs: Any) -> MetaLearne
 
     Raises:
         ValueError: unknown name.
-        TypeError: a keyword that the learner does not take.
+        TypeError: a keyword that the learner does not take, or a value of another kind.
     """
     if name not in META_LEARNER_REGISTRY:
         known = ", ".join(sorted(key for key, _ in META_LEARNER_REGISTRY))
         raise ValueError(f"Unknown meta learner {name!r} (META.NAME). Registered: {known}")
-    return META_LEARNER_REGISTRY.get(name)(num_classes, **kwargs)
+    learner = META_LEARNER_REGISTRY.get(name)
+    check_keywords(learner, kwargs)
+    return learner(num_classes, **kwargs)

@@ -15,24 +15,41 @@ from torch.nn import functional as F
 from balms_det.meta.learner import META_LEARNER_REGISTRY, MetaLearner
 
 
-def gumbel_draw(log_rates: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def gumbel_draw(
+    log_rates: Tensor, noise: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Draw points with probability proportional to their rates, differentiably.
 
-    The straight-through Gumbel-Softmax (Jang et al., ICLR 2017, temperature 1): the maximum of
+    The straight-through Gumbel-Softmax (Jang et al., ICLR 2017): the maximum of
     ``log_rates + noise`` is drawn, and the one-hot sample has the gradient of the softmax.
 
     Args:
         log_rates: (P,) logarithms of the points' rates.
         noise: (S, P) Gumbel noise, a row a draw.
+        temperature: of the softmax.
 
     Returns:
         (S,) the points drawn, and (S,) the retained entries of the one-hot samples: ones that
         carry the gradient to ``log_rates``.
     """
-    perturbed = log_rates + noise
+    perturbed = (log_rates + noise) / temperature
     drawn = perturbed.argmax(dim=1)
     soft = perturbed.softmax(dim=1).gather(1, drawn.unsqueeze(1)).squeeze(1)
     return drawn, 1 + soft - soft.detach()
+
+
+def inverse_frequency_theta(count: Tensor, power: float) -> Tensor:
+    """Where the authors' classification code starts theta: rates in proportion to ``1 / n^power``.
+
+    The rates of the most and of the least frequent class add up to 1. For a :class:`MetaSampler`,
+    which starts at equal rates: ``learner.theta.data.copy_(inverse_frequency_theta(...))``.
+
+    Args:
+        count: (K,) training counts, each positive.
+        power: 0 for equal rates; theirs are 0.1 and 0.3.
+    """
+    rates = count.double() ** -power
+    return torch.logit(rates / (rates.min() + rates.max()))
 
 
 @META_LEARNER_REGISTRY.register()
@@ -49,17 +66,23 @@ class MetaSampler(MetaLearner):
             the RoIs of every batch, which short schedules do not make up for; with more, the
             factors come closer to ``rho_y`` over its mean.
         seed: of the draws; the same on every rank.
+        temperature: of the Gumbel-Softmax; the draws do not depend on it, their gradient does.
 
     Raises:
-        ValueError: ``draws`` below 1.
+        ValueError: ``draws`` below 1, or a ``temperature`` that is not positive.
 
     A batch of F foreground RoIs needs ``draws * F * F`` numbers of noise.
     """
 
-    def __init__(self, num_classes: int, *, draws: int = 1, seed: int = 0):
+    def __init__(
+        self, num_classes: int, *, draws: int = 1, seed: int = 0, temperature: float = 1.0
+    ):
         super().__init__(num_classes)
         if draws < 1:
             raise ValueError(f"draws must be at least 1, got {draws}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.temperature = temperature
         self.draws = draws
         self.seed = seed
         self._batches_drawn = 0
@@ -71,7 +94,7 @@ class MetaSampler(MetaLearner):
         omega = torch.ones_like(gt_classes, dtype=log_rho.dtype)
         if len(foreground) == 0:
             return omega + self.theta.sum() * 0
-        drawn, retained = gumbel_draw(log_rho, self.gumbel_noise(log_rho))
+        drawn, retained = gumbel_draw(log_rho, self.gumbel_noise(log_rho), self.temperature)
         times_drawn = torch.zeros_like(log_rho).index_add(0, drawn, retained / self.draws)
         return omega.index_copy(0, foreground, times_drawn)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from balms_det.losses.running_state import join_rows, num_ranks
 from balms_det.meta.hypergradient import META_LOSSES, Stage, hypergradient
 from balms_det.meta.learner import MetaLearner
-from balms_det.meta.ranks import join_rows, num_ranks
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MetaStep(nn.Module):
         learner: on the device of the RoIs.
         meta_loss: "paper" or "reference", see :data:`balms_det.meta.hypergradient.META_LOSSES`.
         lr: Adam's learning rate: 1e-3 in the paper, 1e-2 in the authors' code.
-        betas: Adam's.
+        betas, eps: Adam's.
 
     Raises:
         ValueError: another ``meta_loss``.
@@ -51,6 +51,7 @@ class MetaStep(nn.Module):
         meta_loss: str = "paper",
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ):
         super().__init__()
         if meta_loss not in META_LOSSES:
@@ -59,7 +60,7 @@ class MetaStep(nn.Module):
             )
         self.learner = learner
         self.meta_loss = META_LOSSES[meta_loss]
-        self.adam = torch.optim.Adam(learner.parameters(), lr=lr, betas=tuple(betas))
+        self.adam = torch.optim.Adam(learner.parameters(), lr=lr, betas=tuple(betas), eps=eps)
 
     def forward(
         self, stages: Sequence[Stage], optimizer: torch.optim.SGD

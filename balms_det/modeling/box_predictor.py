@@ -98,7 +98,7 @@ class BoxPredictor(FastRCNNOutputLayers):
         logged = self.cls_loss.accuracy_scores(logits.detach())
         losses = super().losses((logged, deltas), proposals)
         if isinstance(self.cls_loss, ContextLoss):
-            batch = self._in_context(batch, proposals)
+            batch = self.in_context(batch, read_context(self.cls_loss, proposals))
         if self.recorder is not None:
             self.recorder.batches.append(batch)
             del losses["loss_cls"]
@@ -121,9 +121,17 @@ class BoxPredictor(FastRCNNOutputLayers):
         scores = self.cls_loss.scores(predictions[0])
         return scores.split([len(p) for p in proposals], dim=0)
 
-    def _in_context(self, batch: RoIBatch, proposals: list[Instances]) -> RoIBatch:
-        """The batch with the rows that the loss adds to it, last; sets the loss's context."""
-        self.cls_loss.context = read_context(self.cls_loss, proposals)
+    def in_context(self, batch: RoIBatch, context: dict[str, Tensor]) -> RoIBatch:
+        """Set the context of a ``ContextLoss`` for a training batch; empty it after the loss.
+
+        Args:
+            batch: its features may be None, where nobody kept them: no rows are added then.
+            context: fields of the RoIs, by name.
+
+        Returns:
+            The batch with the rows that the loss adds to it, last, and the loss's context.
+        """
+        self.cls_loss.context = context
         extra = None
         if batch.features is not None:
             extra = self.cls_loss.extra_rows(batch.features, batch.gt_classes)

@@ -4,10 +4,11 @@ import itertools
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
-from balms_det.engine import quickstart
+from balms_det.engine import quickstart, quickstart_steps
 from tests.evaluation.report_cases import make_case
 
 STEP = quickstart.Step("stage2_softmax", "Softmax", start="stage1")
@@ -31,7 +32,7 @@ def commands(monkeypatch, root):
         done.append(command)
         (root / "run" / STEP.name).mkdir(parents=True, exist_ok=True)
 
-    monkeypatch.setattr(quickstart, "run", pretend)
+    monkeypatch.setattr(quickstart_steps, "run", pretend)
     return done
 
 
@@ -63,10 +64,12 @@ def test_an_interrupted_step_is_resumed(root, commands, monkeypatch):
         (root / "run" / STEP.name / "last_checkpoint").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quickstart, "run", interrupted)
+    monkeypatch.setattr(quickstart_steps, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         quickstart.train(root, root / "run", STEP, seed=0)
-    monkeypatch.setattr(quickstart, "run", lambda _, command, **options: commands.append(command))
+    monkeypatch.setattr(
+        quickstart_steps, "run", lambda _, command, **options: commands.append(command)
+    )
     quickstart.train(root, root / "run", STEP, seed=0)
     assert (root / "run" / STEP.name / "last_checkpoint").exists()
     assert len(commands) == 1
@@ -90,9 +93,21 @@ def test_an_error_of_a_step_beside_others_is_not_lost(root, monkeypatch):
     def fail(_, command, **options):
         raise RuntimeError(f"this step failed: {command}")
 
-    monkeypatch.setattr(quickstart, "run", fail)
+    monkeypatch.setattr(quickstart_steps, "run", fail)
     with pytest.raises(RuntimeError, match="stage2_softmax"):
         quickstart.train_side_by_side(root, root / "run", [STEP], seed=0)
+
+
+def test_what_is_compared_from_caches_are_configs_of_this_repository(root, monkeypatch):
+    commands = []
+    monkeypatch.setattr(quickstart, "run", lambda _, command, **options: commands.append(command))
+    quickstart.cache_features(root, root / "run")
+    quickstart.compare_from_cache(root, root / "run", root / "sweep")
+    *made, sweep = commands
+    folders = {command[command.index("--out") + 1] for command in made}
+    assert folders == {sweep[sweep.index(name) + 1] for name in ("--cache", "--eval-cache")}
+    methods = sweep[sweep.index("--methods") + 1 :]
+    assert methods and all((Path(__file__).parents[2] / path).exists() for path in methods)
 
 
 def test_the_page_shows_the_first_seed_of_every_method(root):

@@ -110,6 +110,15 @@ def test_names_from_the_data_are_text_and_nothing_else(tmp_path):
     assert not re.search("[<>&\u2028\u2029]", text)
 
 
+def test_file_names_are_text_and_nothing_else(tmp_path):
+    case = make_case(tmp_path, ["owl"], num_images=2, num_runs=1)
+    hostile = case.gt.rename(tmp_path / "<img src=x onerror=alert(1)>&\"'.json")
+    page = page_of(write_report(hostile, case.runs, tmp_path / "r.html"))
+    assert page.data()["dataset"]["name"] == hostile.name
+    assert not [tag for tag, _ in page.elements if tag == "img"]
+    assert "<img" not in (tmp_path / "r.html").read_text()
+
+
 def test_it_runs_its_own_scripts_only_and_loads_nothing(case, tmp_path):
     page = page_of(write_report(case.gt, case.runs, tmp_path / "r.html", images=case.root))
     policy = next(a["content"] for tag, a in page.elements if "http-equiv" in a)

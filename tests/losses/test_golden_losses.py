@@ -75,3 +75,11 @@ def test_balanced_softmax_loss_is_the_authors_on_foreground(dtype):
     scores = loss.scores(torch.cat([logits, background], dim=1))[:, :-1]
     expected = torch.tensor(inference["scores"], dtype=torch.float64)
     torch.testing.assert_close(scores.double(), expected, rtol=2e-6, atol=0)
+
+
+def test_plain_federated_loss_is_detectron2s_sigmoid_loss():
+    """All K classes of K + 1 outputs, the last of which is not trained."""
+    golden = _read("d2_sigmoid_ce")
+    loss = build_box_loss("FederatedLoss", golden["background_index"], golden["stats"])
+    for case in golden["cases"]:
+        _check(case, loss.plain_loss, torch.float64)

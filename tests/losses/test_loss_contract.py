@@ -51,6 +51,7 @@ def test_empty_batch_keeps_the_graph(name, weights):
         (gradient,) = torch.autograd.grad(value, logits)
         assert value == 0 and gradient.shape == logits.shape
     assert loss.scores(logits).shape == (0, K + 1)
+    assert loss.eval().per_roi(*_batch(loss)).shape == (R,)  # nothing of it is left
 
 
 @pytest.mark.parametrize("label", [0, K - 1, K])
@@ -136,8 +137,12 @@ def test_one_class(name):
     stats = SimpleNamespace(image_count=[10], instance_count=[12], num_images=20)
     loss = _loss(name, num_classes=1, stats=stats)
     logits, labels = _batch(loss, rows=6)
-    assert loss(logits, labels).isfinite()
-    assert loss.scores(logits).shape == (6, 2)
+    for _ in range(2):  # the second time with the state of the first
+        value = loss(logits, labels)
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert value.isfinite() and gradient.isfinite().all()
+    scores = loss.scores(logits)
+    assert scores.shape == (6, 2) and scores.isfinite().all()
 
 
 def test_classifier_that_the_loss_resets_gives_its_logits(name):

@@ -40,18 +40,25 @@ def test_confident_and_right_costs_what_is_left():
 
 
 @pytest.mark.parametrize("rows", [1, 4, 9])
-@pytest.mark.parametrize("shape", ["none", "row", "full"])
-def test_weights_and_blocks(monkeypatch, rows, shape):
+@pytest.mark.parametrize("shape", ["none", "outputs", "function"])
+def test_factors_shifts_and_blocks(monkeypatch, rows, shape):
     """Any number of blocks gives the weighted sum of the terms, and its gradient."""
-    monkeypatch.setattr("balms_det.losses.functional.CPU_ROWS", 4)
+    monkeypatch.setattr("balms_det.losses.functional.CPU_ELEMENTS", 4 * K)
     torch.manual_seed(0)
     logits = torch.randn(K, rows, dtype=torch.float64).t().requires_grad_()  # not contiguous
     labels = torch.randint(0, K + 1, (rows,))
-    weights = {"none": None, "row": torch.rand(K).double(), "full": torch.rand(rows, K).double()}
-    factor = 1.0 if weights[shape] is None else weights[shape]
+    dense = torch.rand(rows if shape == "function" else 1, K, dtype=torch.float64)
+    of_labels, shift = torch.rand(rows).double(), torch.randn(rows, K).double()
     target = F.one_hot(labels, K + 1)[:, :K].double()
-    ours = binary_cross_entropy_per_roi(logits, labels, weights[shape])
-    terms = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if shape == "none":
+        ours, factor, shift = binary_cross_entropy_per_roi(logits, labels), 1.0, 0.0
+    else:
+        factors = dense[0] if shape == "outputs" else lambda block, rows: dense[rows]
+        ours = binary_cross_entropy_per_roi(
+            logits, labels, factors, of_labels, lambda block, rows: shift[rows]
+        )
+        factor = torch.where(target == 1, of_labels.unsqueeze(1), dense)
+    terms = F.binary_cross_entropy_with_logits(logits + shift, target, reduction="none")
     theirs = (terms * factor).sum(dim=1)
     torch.testing.assert_close(ours, theirs)
     upstream = torch.rand(rows, dtype=torch.float64)
@@ -61,11 +68,11 @@ def test_weights_and_blocks(monkeypatch, rows, shape):
         torch.testing.assert_close(gradient, expected)
 
 
-def test_weights_are_constants():
+@pytest.mark.parametrize("which", ["factors", "label_factors"])
+def test_factors_are_constants(which):
+    factors = {which: torch.ones(K, requires_grad=True)}
     with pytest.raises(ValueError, match="detach"):
-        binary_cross_entropy_per_roi(
-            torch.zeros(1, K), torch.tensor([0]), torch.ones(K, requires_grad=True)
-        )
+        binary_cross_entropy_per_roi(torch.zeros(K, K), torch.zeros(K, dtype=int), **factors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -10,7 +10,7 @@ from torch import nn
 
 from balms_det.losses import build_box_loss
 from balms_det.meta import MetaReweighter, MetaStep, RoIBatch, Stage, hypergradient
-from balms_det.meta.sampler import gumbel_draw
+from balms_det.meta.sampler import gumbel_draw, inverse_frequency_theta
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -72,7 +72,8 @@ def test_meta_reweighter(name, meta_loss):
     stats = SimpleNamespace(**data["class_stats"])
     loss = build_box_loss("BalancedSigmoidLoss", len(stats.image_count), stats).double()
     learner = MetaReweighter(loss.num_classes).double()
-    meta = MetaStep(learner, meta_loss=meta_loss, lr=values["meta_lr"], betas=values["adam_betas"])
+    adam = {"lr": values["meta_lr"], "betas": values["adam_betas"], "eps": values["adam_eps"]}
+    meta = MetaStep(learner, meta_loss=meta_loss, **adam)
     for step in data["steps"]:
         before = step["state_before"]
         classifier, sgd = classifier_and_sgd(before, values)
@@ -136,13 +137,18 @@ def test_meta_sampler():
     labels = torch.tensor(points["labels"])
     loss = SoftmaxWithoutBackground(points["img_num_per_cls"])
     theta = nn.Parameter(tensor(data["theta_init"][0]))
-    adam = torch.optim.Adam([theta], lr=values["meta_lr"], betas=values["adam_betas"])
+    start = inverse_frequency_theta(torch.tensor(values["counts"]), values["init_pow"])
+    assert_equal(start, data["theta_init"][0])
+    adam = torch.optim.Adam(
+        [theta], lr=values["meta_lr"], betas=values["adam_betas"], eps=values["adam_eps"]
+    )
     for step in data["steps"]:
         before = step["state_before"]
         classifier, sgd = classifier_and_sgd(before, values)
         assert_equal(theta.detach(), before["theta"][0])
         log_rates = nn.functional.logsigmoid(theta)[labels]
-        drawn, retained = gumbel_draw(log_rates, tensor(step["gumbel_noise"]))
+        noise = tensor(step["gumbel_noise"])
+        drawn, retained = gumbel_draw(log_rates, noise, values["gumbel_tau"])
         assert drawn.tolist() == step["sampled_indices"]
         assert labels[drawn].tolist() == step["sampled_labels"]
         given = (retained * tensor(step["given_loss_vector"])).mean()

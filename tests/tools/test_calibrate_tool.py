@@ -15,7 +15,7 @@ def _run(monkeypatch, *words):
 
 def test_words_become_options(monkeypatch, tmp_path):
     seen = {}
-    names = TOOL["main"].__globals__
+    names = TOOL["parse_args"].__globals__
     monkeypatch.setitem(names, "load_cfg", lambda *args: args)
     monkeypatch.setitem(names, "calibrate", lambda *args, **kwargs: seen.update(a=args, k=kwargs))
     words = ["--config-file", "a.yaml", "--out", str(tmp_path), "--calibration", "NorCal,FRACAL"]

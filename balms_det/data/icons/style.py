@@ -1,6 +1,7 @@
 """How difficult the scenes are: every knob of icons_lt's appearance in one place."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 
@@ -50,9 +51,11 @@ class SceneStyle:
         for name in changes:
             if name not in known:
                 raise KeyError(f"SceneStyle has no knob {name!r}; knobs: {', '.join(known)}")
-        return dataclasses.replace(
-            self, **{name: known[name](value) for name, value in changes.items()}
-        )
+        try:
+            converted = {name: known[name](value) for name, value in changes.items()}
+        except ValueError as error:
+            raise ValueError(f"SceneStyle: {changes}: {error}") from error
+        return dataclasses.replace(self, **converted)
 
     def __post_init__(self) -> None:
         if not 8 <= self.min_px <= self.max_px <= 160:
@@ -63,6 +66,7 @@ class SceneStyle:
             raise ValueError(
                 f"need 1 <= jpeg_min <= jpeg_max <= 100, got {self.jpeg_min} and {self.jpeg_max}"
             )
-        negative = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) < 0]
-        if negative:
-            raise ValueError(f"SceneStyle: {', '.join(negative)} must not be negative")
+        names = [field.name for field in dataclasses.fields(self)]
+        wrong = [name for name in names if not 0 <= getattr(self, name) < math.inf]
+        if wrong:
+            raise ValueError(f"SceneStyle: {', '.join(wrong)} must be finite and not negative")

@@ -178,12 +178,15 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path}: the cache has version {head.version} of the format, and this balms_det "
                 f"reads version {VERSION}: make the cache again with tools/cache_features.py"
             )
-        return msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise FeatureCacheError(
             f"{path}: the manifest is damaged ({error}). Delete it and call "
             "tools/cache_features.py again: it keeps the shards and writes a new one"
         ) from error
+    if not manifest.shards:
+        raise FeatureCacheError(f"{path}: the cache has no shard; make it again")
+    return manifest
 
 
 def _why_absent(folder: Path) -> str:

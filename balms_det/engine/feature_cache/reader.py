@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -12,7 +12,7 @@ from torch import Tensor
 from balms_det.data.count_sources import dataset_class_names
 from balms_det.engine.feature_cache.layout import EVAL, TRAIN, FeatureCacheError
 from balms_det.engine.feature_cache.manifest import Manifest, ShardEntry, read_manifest
-from balms_det.engine.feature_cache.settings import weights_sha256
+from balms_det.engine.feature_cache.settings import dataset_source, weights_sha256
 from balms_det.engine.feature_cache.shards import file_sha256
 from balms_det.engine.feature_cache.table import RoITable
 
@@ -80,20 +80,31 @@ class FeatureCache:
             )
 
     def check_matches(self, cfg: CfgNode) -> None:
-        """Whether the cache is of the detector of a config.
+        """Whether the cache is of the detector and, for training, of the data of a config.
 
         Args:
             cfg: its ``MODEL.WEIGHTS``, if set, must be the checkpoint that the cache was made with;
-                its classes, those of ``DATASETS.TRAIN``, the cache's.
+                its classes, those of ``DATASETS.TRAIN``, the cache's. A cache for training must be
+                of ``DATASETS.TRAIN``, under whatever names.
 
         Raises:
-            FeatureCacheError: it is of other weights or other classes.
+            FeatureCacheError: it is of other weights, classes or data.
         """
         self.check_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, _names(cfg))
         if cfg.MODEL.WEIGHTS and weights_sha256(cfg.MODEL.WEIGHTS) != self.manifest.weights_sha256:
             raise FeatureCacheError(
                 f"{self.folder}: the cache is of another model than {cfg.MODEL.WEIGHTS}: name the "
                 "checkpoint that it was made with, or make a cache of this one"
+            )
+        if self.manifest.purpose == TRAIN and cfg.DATASETS.TRAIN:
+            self._check_data(cfg.DATASETS.TRAIN)
+
+    def _check_data(self, names: Sequence[str]) -> None:
+        own = self.manifest.datasets
+        if [source.sha256 for source in own] != [dataset_source(name).sha256 for name in names]:
+            raise FeatureCacheError(
+                f"{self.folder}: the cache is of other data than DATASETS.TRAIN {tuple(names)}: of "
+                f"{tuple(source.name for source in own)}, or their annotations have changed since"
             )
 
     def check_classes(self, num_classes: int, names: list[str] | None = None) -> None:

@@ -106,12 +106,21 @@ class TrainingRecorder:
             seed: of the choice of background RoIs.
         """
         self.sampler.generator.manual_seed(seed)
-        device = self.model.device.type
-        with torch.autocast(device, enabled=True) if self.amp else contextlib.nullcontext():
-            self.model([example])
+        targets = _without_masks(example["instances"])
+        with self._precision():
+            self.model([{**example, "instances": targets}])
         stages = range(len(self.predictors))
         features = [self._features[stage].cpu() for stage in stages]
         rois = [self._labelled[stage].to("cpu") for stage in stages]
-        return record_columns(
-            features, rois, example["instances"], self.num_classes, self.sampler.sampled
-        )
+        return record_columns(features, rois, targets, self.num_classes, self.sampler.sampled)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        if self.amp:
+            return torch.autocast(self.model.device.type)
+        return contextlib.nullcontext()
+
+
+def _without_masks(targets: Instances) -> Instances:
+    # Detectron2 copies every field for every RoI, and a mask may have the size of its image.
+    fields = {"gt_boxes": targets.gt_boxes, "gt_classes": targets.gt_classes}
+    return Instances(targets.image_size, **fields)

@@ -55,15 +55,9 @@ def cached_rois(cache: FeatureCache, predictors: Predictors) -> Iterator[RoIs]:
     """The regions of every image, with the logits that these classifiers give them.
 
     Raises:
-        FeatureCacheError: the cache is for training, or of another number of stages or classes.
+        FeatureCacheError: the cache is for training, or of another kind of head.
     """
-    cache.check_purpose(EVAL)
-    cache.check_classes(predictors[0].num_classes)
-    if len(predictors) != cache.manifest.num_stages:
-        raise FeatureCacheError(
-            f"{cache.folder}: the cache has {cache.manifest.num_stages} stages, the model "
-            f"{len(predictors)}"
-        )
+    _check(cache, predictors)
     for entry, columns in cache.shards():
         offsets = columns[OFFSETS].tolist()
         for i, image in enumerate(range(entry.start, entry.stop)):
@@ -72,6 +66,20 @@ def cached_rois(cache: FeatureCache, predictors: Predictors) -> Iterator[RoIs]:
             image_id = cache.manifest.image_ids[image]
             logits, boxes = _read(columns, rows, tuple(input_size), predictors)
             yield RoIs(image_id, tuple(size), tuple(input_size), logits, boxes)
+
+
+def _check(cache: FeatureCache, predictors: Predictors) -> None:
+    cache.check_purpose(EVAL)
+    cache.check_classes(predictors[0].num_classes)
+    width = predictors[0].bbox_pred.in_features
+    for what, own, wanted in (
+        ("stages", cache.manifest.num_stages, len(predictors)),
+        ("numbers a feature", cache.manifest.feature_dim, width),
+    ):
+        if own != wanted:
+            raise FeatureCacheError(
+                f"{cache.folder}: the cache has {own} {what}, the model {wanted}"
+            )
 
 
 def _read(

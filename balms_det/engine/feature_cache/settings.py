@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.utils.file_io import PathManager
 
 from balms_det.data.build import load_train_dicts
@@ -82,7 +82,10 @@ def load_records(cfg: CfgNode, options: CacheOptions) -> list[dict]:
     if options.purpose == TRAIN:
         records = load_train_dicts(cfg)
     else:
-        records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
+        files = cfg.DATASETS.PROPOSAL_FILES_TEST[:1] if cfg.MODEL.LOAD_PROPOSALS else None
+        records = get_detection_dataset_dicts(
+            cfg.DATASETS.TEST, filter_empty=False, proposal_files=files, check_consistency=False
+        )
     return list(records)[: options.num_images or None]
 
 

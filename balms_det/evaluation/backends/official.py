@@ -15,12 +15,12 @@ from collections import defaultdict
 
 import numpy as np
 
+from balms_det.data.rle import rle_pixels
 from balms_det.evaluation.boundary import rle_boundary
 from balms_det.evaluation.detections import Detections, broken_mask
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_package import import_lvis
 from balms_det.evaluation.lvis_result import Curves
-from balms_det.evaluation.rle import rle_pixels
 
 
 class _NonEmptyPairs:
@@ -129,7 +129,8 @@ def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: 
     )
     evaluation.evaluate()
     evaluation.accumulate()
-    return Curves(evaluation.eval["precision"], evaluation.eval["recall"])
+    everything = np.arange(len(truth.category_ids))
+    return Curves(everything, evaluation.eval["precision"], evaluation.eval["recall"])
 
 
 def _check_masks(truth: GroundTruth, detections: Detections) -> None:
@@ -170,27 +171,27 @@ def _categories(truth: GroundTruth) -> list[dict]:
 
 def _instances(truth: GroundTruth) -> list[dict]:
     """Numbered from 1: an annotation with id 0 can never match in the package."""
-    instances = _dicts(truth)
+    instances = _dicts(truth, truth.rles)
     for instance, ignore in zip(instances, truth.ignore.tolist()):
         instance["ignore"] = int(ignore)
     return instances
 
 
 def _detections(detections: Detections) -> list[dict]:
-    annotations = _dicts(detections)
+    annotations = _dicts(detections, detections.masks)
     for annotation, score in zip(annotations, detections.score.tolist()):
         annotation["score"] = score
     return annotations
 
 
-def _dicts(columns: GroundTruth | Detections) -> list[dict]:
+def _dicts(columns: GroundTruth | Detections, masks: list[dict] | None) -> list[dict]:
     rows = zip(
         columns.image.tolist(),
         columns.category.tolist(),
         itertools.repeat(None) if columns.box is None else columns.box.tolist(),
         columns.area.tolist(),
     )
-    masks = itertools.repeat(None) if columns.masks is None else columns.masks
+    masks = itertools.repeat(None) if masks is None else masks
     return [
         {
             "id": number,

@@ -136,12 +136,10 @@ class GalleryMaker:
 
     def _path(self, run: int, index: int, region: Region) -> int:
         side = self.truth if run == NONE else self.runs[run][0]
-        path = (
-            box_path(side.box[index], region)
-            if side.masks is None
-            else mask_path(side.masks[index], region)
-        )
-        return self.album.add_outline(path)
+        masks = side.rles if run == NONE else side.masks
+        if masks is None:
+            return self.album.add_outline(box_path(side.box[index], region))
+        return self.album.add_outline(mask_path(masks[index], region))
 
     def _once(self, key: tuple, make) -> int:
         if key not in self._stored:

@@ -115,7 +115,7 @@ def _iou(truth: GroundTruth, detections: Detections, d: np.ndarray, g: np.ndarra
     crowd = (truth.ignore[g] & (not truth.federated)).astype(np.uint8).tolist()
     if detections.masks is None:
         return mask_api.iou(detections.box[d], truth.box[g], crowd)
-    return mask_api.iou([detections.masks[n] for n in d], [truth.masks[n] for n in g], crowd)
+    return mask_api.iou([detections.masks[n] for n in d], [truth.rles[n] for n in g], crowd)
 
 
 def _greedy(iou: np.ndarray, allowed: np.ndarray) -> np.ndarray:

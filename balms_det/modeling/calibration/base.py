@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from balms_det.losses.base import full_precision
-from balms_det.losses.build import keyword_arguments
+from balms_det.losses.keywords import check_keywords
 
 CALIBRATION_REGISTRY = Registry("CALIBRATION")
 CALIBRATION_REGISTRY.__doc__ = "Calibrations by class name (see :class:`Calibration`)."
@@ -170,14 +170,10 @@ def build_calibration(name: str, head: Head, class_stats: Any = None, **kwargs: 
 
     Raises:
         ValueError: unknown name, or class statistics of another number of classes.
-        TypeError: a keyword that the calibration does not take.
+        TypeError: a keyword that the calibration does not take, or a value of another kind.
     """
     calibration = calibration_class(name)
-    legal = keyword_arguments(calibration)
-    wrong = sorted(set(kwargs) - set(legal))
-    if wrong:
-        shown = ", ".join(f"{key}={default!r}" for key, default in legal.items())
-        raise TypeError(f"{name} takes no {', '.join(wrong)}. It takes: {shown}")
+    check_keywords(calibration, kwargs)
     return calibration(head, class_stats, **kwargs)
 
 

@@ -41,6 +41,8 @@ def read_tables(
     content = source if isinstance(source, Mapping) else _read(name, where)
     if "stages" in content:
         stages = content["stages"]
+        if not isinstance(stages, (list, tuple)) or not all(isinstance(s, Mapping) for s in stages):
+            raise ValueError(f"{where}: 'stages' must be a list of tables, one a stage")
         if head.stage >= len(stages):
             raise ValueError(
                 f"{where} has statistics of {len(stages)} stages; the model has stage {head.stage}"
@@ -68,7 +70,10 @@ def _read(name: str, path: str) -> Mapping[str, Any]:
 def _table(where: str, content: Mapping[str, Any], key: str, num_classes: int) -> Tensor:
     if key not in content:
         raise ValueError(f"{where} has no table {key!r}; it has: {', '.join(sorted(content))}")
-    table = torch.as_tensor(content[key], dtype=torch.float64)
+    try:
+        table = torch.as_tensor(content[key], dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {key!r} must be a list of numbers: {error}") from error
     if table.dim() != 1 or len(table) not in (num_classes, num_classes + 1):
         raise ValueError(
             f"{where}: {key!r} has shape {tuple(table.shape)}, but the model has {num_classes} "

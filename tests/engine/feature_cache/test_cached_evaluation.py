@@ -12,8 +12,10 @@ from balms_det.engine.feature_cache import (
     FeatureCache,
     FeatureCacheError,
     cache_features,
+    evaluate,
 )
-from balms_det.engine.feature_cache.evaluate import CachedEvaluation, cached_rois
+from balms_det.engine.feature_cache.evaluate import CachedEvaluation
+from balms_det.engine.feature_cache.rois import cached_rois
 from balms_det.evaluation.box_ap import box_ap
 from balms_det.modeling.calibration import (
     Head,
@@ -126,12 +128,17 @@ def test_wrong_uses(detector, half, cached):
         cache.stage(0)
     with pytest.raises(FeatureCacheError, match="1 stages, the model 2"):
         next(cached_rois(cache, [*predictors, *predictors]))
+    wider = torch.nn.Linear(predictors[0].bbox_pred.in_features + 1, 4)
+    narrow, predictors[0].bbox_pred = predictors[0].bbox_pred, wider
+    with pytest.raises(FeatureCacheError, match="256 numbers a feature, the model 257"):
+        next(cached_rois(cache, predictors))
+    predictors[0].bbox_pred = narrow
     predictors[0].num_classes += 1
     with pytest.raises(FeatureCacheError, match="6 classes, the model 7"):
         next(cached_rois(cache, predictors))
 
 
-def test_matches_its_model_classes_and_dataset(detector, half, cached, make_cfg, tmp_path):
+def test_matches_its_model_and_classes(half, cached):
     cfg, cache = half
     cache.check_matches(cfg)
     with pytest.raises(FeatureCacheError, match="of another model than"):
@@ -146,9 +153,17 @@ def test_matches_its_model_classes_and_dataset(detector, half, cached, make_cfg,
         cache.check_classes(5)
 
 
-def test_changed_annotations_are_noticed(half, monkeypatch):
-    from balms_det.engine.feature_cache import evaluate
+def test_training_on_other_data_is_refused(cached):
+    training = FeatureCache.open(cached.folder)
+    training.check_matches(cached.cfg)
+    cfg = cached.cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST
+    with pytest.raises(FeatureCacheError, match=r"other data than DATASETS.TRAIN .*_val.*_train"):
+        training.check_matches(cfg)
 
+
+def test_changed_annotations_are_noticed(half, monkeypatch):
     other = evaluate.dataset_source
     monkeypatch.setattr(evaluate, "dataset_source", lambda name: (other(name), "edited"))
     with pytest.raises(FeatureCacheError, match="not those that the cache was made of"):

@@ -34,6 +34,12 @@ def rle_pixels(masks: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(area), np.concatenate(total)
 
 
+def runs_fit(masks: Sequence[dict]) -> np.ndarray:
+    """(N,) bool: whether the runs of these compressed RLEs add up to their height times width."""
+    pixels = np.array([mask["size"][0] * mask["size"][1] for mask in masks], np.int64)
+    return rle_pixels(masks)[1] == pixels
+
+
 def _bytes(counts: str | bytes) -> bytes:
     return counts.encode() if isinstance(counts, str) else counts
 

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as mask_api
 
 from balms_det.data.masks import mask_to_rle
-from balms_det.evaluation.rle import rle_pixels
+from balms_det.data.rle import rle_pixels
 
 
 def random_masks(generator, number):

@@ -1,0 +1,187 @@
+"""The training loop of a classifier on cached RoIs: the steps that stage 2 through the detector
+makes, without the detector.
+
+Symbols: see :mod:`balms_det.engine.classifier.roi_pool`. A cascade has a stage for each of its
+predictors, which train together as in the detector: one optimiser and one meta learner for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from torch import Tensor, nn
+
+from balms_det.data.meta_set import meta_set_config
+from balms_det.data.randomness import derived_seed
+from balms_det.engine.classifier.cached_stage import CachedStage
+from balms_det.engine.classifier.roi_pool import RoIPool
+from balms_det.engine.classifier.samplers import build_roi_sampler
+from balms_det.engine.loss_progress import scheduled_losses
+from balms_det.engine.meta_trainer import build_meta_step, check_optimizer
+from balms_det.meta import MetaStep, Stage
+from balms_det.modeling import BoxPredictor
+
+logger = logging.getLogger(__name__)
+
+#: Steps between two looks at the loss, which make an accelerator wait.
+LOOK_PERIOD = 50
+
+
+class ClassifierTrainer:
+    """Trains the classifiers of one detector; a step is that of Detectron2's ``SimpleTrainer``.
+
+    Args:
+        stages: the predictors, in training mode, with their RoIs.
+        optimizer: trains their classifiers.
+        scheduler: of its learning rate, stepped after every step; ``max_iter`` steps are its whole.
+        max_iter: length of the training.
+        seed: of what losses draw; every step has random numbers of its own.
+        meta_step: the meta learner, or None.
+        rate_period: every so many steps its rates reach the samplers that take them.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[CachedStage],
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        *,
+        max_iter: int,
+        seed: int,
+        meta_step: MetaStep | None = None,
+        rate_period: int = 20,
+    ):
+        self.stages, self.optimizer, self.scheduler = list(stages), optimizer, scheduler
+        self.max_iter, self.seed, self.iter = max_iter, seed, 0
+        self.meta_step, self.rate_period = meta_step, rate_period
+        self._scheduled = scheduled_losses(nn.ModuleList(stage.predictor for stage in stages))
+        self.losses: list[tuple[int, float]] = []
+        device = self.stages[0].pool.device
+        # What losses draw from; torch.manual_seed, which seeds all, takes as long as a small step.
+        cuda = device.type == "cuda"
+        self._generator = (
+            torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
+        )
+
+    def train(self) -> None:
+        """Run to the end.
+
+        Raises:
+            FloatingPointError: a loss is not finite.
+        """
+        while self.iter < self.max_iter:
+            loss = self.step()
+            if self.iter % LOOK_PERIOD == 0 or self.iter == self.max_iter:
+                self._look(float(loss))
+
+    def step(self) -> Tensor:
+        """One step; the sum of the stages' losses, without graph."""
+        self._generator.manual_seed(derived_seed("cached step", self.seed, self.iter))
+        for loss in self._scheduled:
+            loss.set_progress(self.iter / self.max_iter)
+        loss = self._plain_step() if self.meta_step is None else self._meta_step()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.iter += 1
+        return loss
+
+    def _plain_step(self) -> Tensor:
+        losses = []
+        for stage in self.stages:
+            batch = stage.train_batch()
+            loss = stage.predictor.classification_loss(batch.logits, batch.gt_classes)
+            losses.append(loss * stage.loss_weight)
+            stage.forget_context()
+        total = sum(losses)
+        self.optimizer.zero_grad()
+        total.backward()
+        return total.detach()
+
+    def _meta_step(self) -> Tensor:
+        if self.iter % self.rate_period == 0:
+            rates = self.meta_step.learner.rates().cpu()
+            for stage in self.stages:
+                stage.sampler.set_rates(rates)
+        joined = [
+            Stage(
+                stage.predictor.cls_score,
+                stage.predictor.cls_loss,
+                stage.train_batch(),
+                stage.meta_batch(),
+                loss_weight=stage.loss_weight,
+            )
+            for stage in self.stages
+        ]
+        weighted, _ = self.meta_step(joined, self.optimizer)
+        for stage in self.stages:
+            stage.forget_context()
+        self.optimizer.zero_grad()
+        torch.autograd.backward(
+            [stage.train.logits for stage in joined], [loss.grad_logits for loss in weighted]
+        )
+        return torch.stack([loss.value for loss in weighted]).sum()
+
+    def _look(self, loss: float) -> None:
+        self.losses.append((self.iter, loss))
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss} at iteration {self.iter}: lower SOLVER.BASE_LR (--lr), "
+                f"now {max(group['initial_lr'] for group in self.optimizer.param_groups):g}"
+            )
+
+
+def build_classifier_trainer(
+    cfg: CfgNode,
+    predictors: Sequence[BoxPredictor],
+    pools: Sequence[RoIPool],
+    *,
+    sampler: str = "",
+) -> ClassifierTrainer:
+    """The trainer that a config describes: ``SOLVER``, ``META``, ``CLASSIFIER``, ``SEED``.
+
+    Args:
+        cfg: of stage 2.
+        predictors: the detector's, in order; of all their parameters the trained ones alone
+            require gradient.
+        pools: the RoIs of each.
+        sampler: name that takes the place of an empty ``CLASSIFIER.SAMPLER``.
+
+    Raises:
+        ValueError: ``META.DATASETS`` names a meta set, which the cache does not hold; and what
+            :func:`build_roi_sampler` raises.
+        TypeError: a meta learner with gradient clipping.
+    """
+    name = cfg.CLASSIFIER.SAMPLER or sampler
+    optimizer = build_optimizer(cfg, nn.ModuleList(predictors))
+    meta = bool(cfg.META.NAME)
+    if meta:
+        _check_meta(cfg, optimizer)
+    stages = [
+        CachedStage(
+            predictor,
+            pool,
+            build_roi_sampler(cfg, pool, name),
+            build_roi_sampler(meta_set_config(cfg), pool, "DetectorSampler") if meta else None,
+        )
+        for predictor, pool in zip(predictors, pools)
+    ]
+    return ClassifierTrainer(
+        stages,
+        optimizer,
+        build_lr_scheduler(cfg, optimizer),
+        max_iter=cfg.SOLVER.MAX_ITER,
+        seed=max(cfg.SEED, 0),
+        meta_step=build_meta_step(cfg) if meta else None,
+        rate_period=cfg.META.SAMPLER_PERIOD,
+    )
+
+
+def _check_meta(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> None:
+    if cfg.META.DATASETS:
+        raise ValueError("META.DATASETS: meta batches come from the cache itself; leave it empty")
+    check_optimizer(optimizer)

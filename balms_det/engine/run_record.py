@@ -1,0 +1,164 @@
+"""``run.json`` in the folder of a run: what it was made with, for repeating it.
+
+The file holds a list with an entry for each time that the run was started or resumed: command
+line, config, versions, git state, datasets (the digests of their files) and class counts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import platform
+import struct
+import sys
+import zlib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import detectron2
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+import balms_det
+from balms_det.data.class_stats import build_class_stats
+from balms_det.data.fingerprint import file_fingerprint
+from balms_det.engine.git_state import git_state
+from balms_det.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+NAME = "run.json"
+_PACKAGES = ("torch", "torchvision", "numpy", "fvcore", "pycocotools", "hotcoco")
+_ENVIRONMENT = ("BALMS_DET_TRUST", "CUDA_VISIBLE_DEVICES", "DETECTRON2_DATASETS", "OMP_NUM_THREADS")
+_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def write_run_record(cfg: CfgNode, **flags: Any) -> Path:
+    """Add an entry to ``OUTPUT_DIR/run.json``, which is written whole or not at all.
+
+    A file that cannot be read is kept, under another name, and a new one is begun.
+
+    Args:
+        cfg: the run's config.
+        flags: what else to note, such as ``resume``.
+    """
+    path = Path(cfg.OUTPUT_DIR, NAME)
+    entries = [*_earlier(path), {**run_entry(cfg), **flags}]
+    write_atomically(path, json.dumps(entries, indent=1) + "\n")
+    return path
+
+
+def _earlier(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_bytes())
+    except ValueError:
+        entries = None
+    if isinstance(entries, list):
+        return entries
+    aside = path.with_name(f"{path.name}.unreadable")
+    logger.warning("%s is no list of json: it is kept as %s", path, aside)
+    os.replace(path, aside)
+    return []
+
+
+def run_entry(cfg: CfgNode) -> dict[str, Any]:
+    """What the process and its config are, as json types."""
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "working_directory": os.getcwd(),
+        "environment": {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ},
+        "processes": comm.get_world_size(),
+        "versions": _versions(),
+        "cuda": _cuda(),
+        "git": {
+            "balms_det": _git(Path(balms_det.__file__).parent, balms_det.__file__),
+            "working_directory": _git(Path.cwd()),
+        },
+        "weights": _fingerprint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None,
+        "datasets": {name: _dataset(name) for name in _datasets(cfg)},
+        "class_counts": _class_counts(cfg),
+        "config": yaml.safe_load(cfg.dump()),
+    }
+
+
+def _versions() -> dict[str, Any]:
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    found["balms_det"] = {
+        "version": balms_det.__version__,
+        "from": str(Path(balms_det.__file__).parent),
+    }
+    folder = Path(detectron2.__file__).parent
+    found["detectron2"] = {
+        "version": getattr(detectron2, "__version__", None),
+        "from": str(folder),
+        "compiled": any(folder.glob("_C*")),  # without its own operators it is torchvision's
+    }
+    return found
+
+
+def _cuda() -> dict[str, Any]:
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return {
+        "torch_built_for": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "driver": _DRIVER.read_text().splitlines()[0] if _DRIVER.is_file() else None,
+        "devices": [torch.cuda.get_device_name(device) for device in devices],
+    }
+
+
+def _git(folder: Path, tracked: str | None = None) -> dict | None:
+    try:
+        return git_state(folder, tracked)
+    except (OSError, ValueError, IndexError, struct.error, zlib.error) as error:
+        return {"error": f"the git repository of {folder} cannot be read: {error}"}
+
+
+def _datasets(cfg: CfgNode) -> list[str]:
+    named = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.META.DATASETS]
+    counts = [cfg.DATASETS.CLASS_COUNTS] if cfg.DATASETS.CLASS_COUNTS else []
+    return list(dict.fromkeys([*named, *counts]))
+
+
+def _dataset(name: str) -> dict[str, Any]:
+    if name.endswith(".json"):
+        return _fingerprint(name)
+    entry = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    if entry is None or not entry.get("json_file"):
+        return {"error": "it is registered in Python, without a file"}
+    return {**_fingerprint(entry.json_file), "images": entry.get("image_root")}
+
+
+def _fingerprint(path: str) -> dict[str, Any]:
+    try:
+        return file_fingerprint(path)
+    except OSError as error:
+        return {"file": path, "error": error.strerror or str(error)}
+
+
+def _class_counts(cfg: CfgNode) -> dict[str, Any] | None:
+    if not (cfg.DATASETS.TRAIN or cfg.DATASETS.CLASS_COUNTS):
+        return None
+    try:
+        stats = build_class_stats(cfg)
+    except (ValueError, KeyError, OSError) as error:  # evaluation needs none
+        return {"error": str(error)}
+    return {
+        "num_images": stats.num_images,
+        "names": list(stats.names) if stats.names else None,
+        "image_count": stats.image_count.tolist(),
+        "instance_count": stats.instance_count.tolist(),
+    }

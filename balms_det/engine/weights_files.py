@@ -1,0 +1,176 @@
+"""Checkpoint files of every format, read and written; what they may hold says :mod:`..trust`.
+
+    .pth          torch; a model, or the whole state of a training run
+    .pkl          Detectron2's and Detectron's model zoos: pickled numpy arrays
+    .pyth         pycls
+    .safetensors  tensors and text alone, a format without any code
+
+What is read is a dict, as in Detectron2: ``model`` (name to tensor or array), and where it applies
+``__author__``, ``matching_heuristics`` (parameters are found by the ends of their names) and the
+other parts of a training run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from balms_det.engine.safe_pickle import BROKEN, NUMPY_GLOBALS, RefusedError, load_arrays
+from balms_det.files import atomic_path
+from balms_det.trust import insist
+
+# How torch's own reader says that it was asked for something else, and not that a file is broken.
+_TORCH_REFUSES = re.compile("global|reduce|can only|only persistent_load|blocked", re.IGNORECASE)
+_TEXTS = ("__author__", "matching_heuristics")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file; its suffix says the format, ``.pth`` if it is another.
+
+    Raises:
+        UntrustedFileError: it holds more than tensors, arrays and plain values.
+        FileNotFoundError: it is not there.
+        ValueError: it is no checkpoint of its kind, or not all of one.
+    """
+    readers = {".pkl": _read_pkl, ".pyth": _read_pyth, ".safetensors": _read_safetensors}
+    checkpoint = readers.get(Path(path).suffix, _read_pth)(str(path))
+    weights = checkpoint["model"]
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise ValueError(f"{path}: its 'model' is no dict of names and weights")
+    return checkpoint
+
+
+def load_tensors(path: str | Path) -> Any:
+    """``torch.load`` onto the CPU of a file of tensors, numpy arrays and plain values.
+
+    Raises:
+        UntrustedFileError: it holds something else.
+        ValueError: it is no file of torch's, or not all of one.
+    """
+    return _guarded(str(path), _torch_load, lambda p: _torch_load(p, weights_only=False))
+
+
+def _torch_load(path: str, weights_only: bool = True) -> Any:
+    try:
+        with _numpy_admitted():
+            return torch.load(path, map_location="cpu", weights_only=weights_only)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise EOFError(str(error)) from error  # torch has looked for the end of a cut off file
+
+
+def _numpy_admitted():
+    # Runs save numpy scalars among their figures. Before torch 2.6 a name could not be given
+    # another function than its own: there they are refused.
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < (2, 6):
+        return contextlib.nullcontext()
+    pairs = [(function, name) for name, function in NUMPY_GLOBALS.items()]
+    return torch.serialization.safe_globals(pairs)
+
+
+def _guarded(path: str, load: Callable[[str], Any], load_all: Callable[[str], Any]) -> Any:
+    try:
+        return load(path)
+    except (pickle.UnpicklingError, RuntimeError, *BROKEN) as error:
+        # torch wraps what it has found into advice on switching its check off.
+        refused = isinstance(error, pickle.UnpicklingError)
+        found = error.__context__ if refused and error.__context__ else error
+        reason = str(found).split(" Please use ")[0].strip(" .")
+        if not refused or not (isinstance(error, RefusedError) or _TORCH_REFUSES.search(reason)):
+            raise ValueError(f"{path} is no checkpoint, or not all of it: {reason}") from error
+    insist("pickle", f"{path} is no file of tensors and plain values alone ({reason})")
+    return load_all(path)
+
+
+def _read_pth(path: str) -> dict[str, Any]:
+    loaded = load_tensors(path)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a dict of weights")
+    return loaded if "model" in loaded else {"model": loaded}
+
+
+def _read_pkl(path: str) -> dict[str, Any]:
+    loaded = _guarded(path, load_arrays, _unpickle)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path} holds a {type(loaded).__name__}, not a dict of weights")
+    if "model" in loaded and "__author__" in loaded:
+        return loaded
+    # Detectron's own: networks keep theirs in "blobs", among the momenta of the optimiser.
+    blobs = loaded.get("blobs", loaded)
+    weights = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
+    return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _unpickle(path: str) -> Any:
+    with open(path, "rb") as file:
+        return pickle.load(file, encoding="latin1")
+
+
+def _read_pyth(path: str) -> dict[str, Any]:
+    loaded = load_tensors(path)
+    if not isinstance(loaded, dict) or "model_state" not in loaded:
+        raise ValueError(f"{path} is no checkpoint of pycls: it has no 'model_state'")
+    state = loaded["model_state"].items()
+    weights = {key: value for key, value in state if not key.endswith("num_batches_tracked")}
+    return {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+
+
+def _read_safetensors(path: str) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            texts = file.metadata() or {}
+            checkpoint = {"model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or not all of it: {error}") from error
+    if "__author__" in texts:
+        checkpoint["__author__"] = texts["__author__"]
+    if texts.get("matching_heuristics") == "True":
+        checkpoint["matching_heuristics"] = True
+    return checkpoint
+
+
+def write_weights(path: str | Path, checkpoint: dict[str, Any]) -> list[str]:
+    """Write the weights of a checkpoint, whole or not at all; the suffix says the format.
+
+    Args:
+        path: ``.pth``, ``.safetensors``, or ``.pkl`` as in Detectron2's model zoo.
+        checkpoint: what :func:`read_checkpoint` returns.
+
+    Returns:
+        Parts of the checkpoint that are left out, because they are no weights.
+
+    Raises:
+        ValueError: another suffix, or an entry of ``model`` that is no tensor.
+    """
+    tensors = {key: _tensor(key, value) for key, value in checkpoint["model"].items()}
+    texts = {key: checkpoint[key] for key in _TEXTS if key in checkpoint}
+    with atomic_path(path) as part:
+        if part.suffix == ".safetensors":
+            save_file(tensors, part, metadata={key: str(text) for key, text in texts.items()})
+        elif part.suffix == ".pth":
+            torch.save({"model": tensors, **texts}, part)
+        elif part.suffix == ".pkl":
+            arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
+            content = {"model": arrays, "__author__": "balms_det", **texts}
+            part.write_bytes(pickle.dumps(content))
+        else:
+            raise ValueError(f"{path}: weights are written as .pth, .pkl or .safetensors")
+    return sorted(checkpoint.keys() - {"model", *_TEXTS})
+
+
+def _tensor(key: str, value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor | np.ndarray):
+        raise ValueError(f"{key!r} in the checkpoint is no tensor but a {type(value).__name__}")
+    # Copied, so that tensors that shared memory are written as tensors of their own.
+    return torch.as_tensor(value).detach().cpu().contiguous().clone()
