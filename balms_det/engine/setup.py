@@ -1,17 +1,19 @@
 """From command line and YAML to a checked config; launching on one or many processes."""
 
+import contextlib
 import logging
 import os
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_setup, defaults, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from balms_det.config import add_balms_config
 from balms_det.data.count_sources import check_registered
 from balms_det.data.datasets import setup_datasets
+from balms_det.engine.checkpoint_files import WholeFiles
 from balms_det.engine.config_checks import check_values
 from balms_det.engine.config_file import errors_name, merge_config_file
 from balms_det.engine.run_record import write_run_record
@@ -35,12 +37,24 @@ def setup_cfg(args) -> CfgNode:
     cfg = load_cfg(args.config_file, args.opts)
     for name in cfg.DATASETS.TEST:
         check_registered(name)  # one that is not there would be noticed after the training
-    default_setup(cfg, args)
+    with _files_written_whole():
+        default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="balms_det")
     if cfg.OUTPUT_DIR and comm.is_main_process():
         flags = {name: bool(getattr(args, name, False)) for name in ("resume", "eval_only")}
         write_run_record(cfg, **flags)
     return cfg
+
+
+@contextlib.contextmanager
+def _files_written_whole():
+    # default_setup opens config.yaml before it makes the text: a kill would leave an empty one.
+    original = defaults.PathManager
+    defaults.PathManager = WholeFiles(original)
+    try:
+        yield
+    finally:
+        defaults.PathManager = original
 
 
 def load_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
