@@ -31,7 +31,7 @@ setup(
         "msgspec>=0.18",
         "jinja2>=3.1",
         "hotcoco>=1.3",
-        "safetensors>=0.4,<1",
+        "safetensors>=0.4",
         "setuptools<81",  # Detectron2 imports pkg_resources, which later versions do not have
     ],
     extras_require={

@@ -22,6 +22,7 @@ from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine.classifier import Choices
 from balms_det.engine.classifier.run import pair_with_seeds
 from balms_det.engine.classifier.sweep import (
+    Job,
     add_missing_losses,
     find_methods,
     make_rows,
@@ -31,7 +32,7 @@ from balms_det.engine.classifier.sweep import (
 )
 from balms_det.engine.feature_cache import FeatureCache
 from balms_det.evaluation.method_plot import draw_methods
-from balms_det.evaluation.table import METRICS, format_table
+from balms_det.evaluation.table import METRICS, format_table, spread
 from balms_det.files import write_atomically
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
@@ -94,8 +95,11 @@ def default_methods() -> list[Path]:
     return [path for name in names for path in sorted(CONFIGS.glob(name))]
 
 
-def tell(job, result) -> None:
-    shown = "FAILED" if result is None else f"AP {result['AP']:.2f}  APr {result['APr']:.2f}"
+def tell(job: Job, result: dict | None) -> None:
+    """Say how a job ended."""
+    shown = "failed"
+    if result is not None:
+        shown = "  ".join(f"{metric} {spread([result[metric]], 2)}" for metric in METRICS)
     print(f"{job.label}, seed {job.seed}: {shown}", flush=True)
 
 
@@ -105,7 +109,8 @@ def report(args: argparse.Namespace, rows, failures) -> None:
     write_atomically(args.out / "table.md", text + "\n")
     content = {"rows": [row.as_dict() for row in rows], "failures": [vars(f) for f in failures]}
     write_atomically(args.out / "table.json", json.dumps(content, indent=1))
-    title = f"Classifiers trained from cached features, {args.seeds} seeds"
+    title = "Classifiers trained from cached features"
+    title += f", mean and deviation of {args.seeds} seeds" if args.seeds > 1 else ""
     draw_methods(rows, args.out / "methods.png", title=title)
     print(f"\nBox AP\n\n{text}\n\n{args.out / 'methods.png'}", flush=True)
 

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 
 from balms_det.data.build import build_train_loader
 from balms_det.data.meta_set import build_meta_loader
+from balms_det.engine.bounded_history import BoundedHistory
 from balms_det.engine.checkpoint import LongTailCheckpointer
 from balms_det.engine.checkpoint_files import RunCheckpointer
 from balms_det.engine.freeze import freeze_all_but
@@ -74,6 +75,7 @@ class LongTailTrainer(DefaultTrainer):
         if losses:
             hooks.insert(0, LossProgress(losses))
         hooks.insert(0, build_non_finite_guard(self.cfg))
+        hooks.insert(0, BoundedHistory())
         return [SeedEveryStep(self.cfg.SEED), *hooks] if self.cfg.SEED >= 0 else hooks
 
     def state_dict(self):

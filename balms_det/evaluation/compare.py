@@ -32,7 +32,8 @@ class Difference:
         ap_a: AP of A.
         ap_b: AP of B.
         difference: B minus A.
-        low: lower end of the interval of the difference.
+        low: lower end of the interval of the difference; NaN with instances on one image alone,
+            which is the same in every draw.
         high: upper end.
     """
 
@@ -142,5 +143,6 @@ def _mean(rows: np.ndarray) -> np.ndarray:
 def _difference(name, group, images, a: np.ndarray, b: np.ndarray, tails) -> Difference:
     change = b - a
     drawn = change[1:][~np.isnan(change[1:])]
-    low, high = np.quantile(drawn, tails).tolist() if len(drawn) else (np.nan, np.nan)
+    known = images > 1 and len(drawn)
+    low, high = np.quantile(drawn, tails).tolist() if known else (np.nan, np.nan)
     return Difference(name, group, images, float(a[0]), float(b[0]), float(change[0]), low, high)

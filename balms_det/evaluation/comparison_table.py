@@ -34,7 +34,7 @@ def _table(rows: Sequence[Difference]) -> str:
         (
             *(markdown_cell(row.name), row.group, row.images, _show(row.ap_a), _show(row.ap_b)),
             f"{_show(row.difference, '+')}{'*' if row.clear else ''}",
-            f"{_show(row.low, '+')} to {_show(row.high, '+')}",
+            "-" if math.isnan(row.low) else f"{row.low:+.1f} to {row.high:+.1f}",
         )
         for row in rows
     ]

@@ -11,13 +11,11 @@ summed apart, and factors that depend on the row are made a block of rows at a t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from balms_det.losses.functional import row_blocks, softplus_values
+from balms_det.losses.functional import row_blocks, softplus_values, with_gradient
 
 #: Losses of outputs by their logits, as a new tensor; their derivatives go into the second
 #: argument, which is of the same shape. Entry by entry, without gradient.
@@ -79,8 +77,7 @@ def binary_terms_per_roi(
 ) -> Tensor:
     """The weighted sum of the terms of every RoI's outputs, (R,).
 
-    The derivative is computed with the value and is all that is kept for backward, which can be
-    taken once.
+    The derivative is computed with the value and is all that is kept; it can be taken once.
 
     Args:
         logits: (R, C).
@@ -96,7 +93,15 @@ def binary_terms_per_roi(
     if any(isinstance(f, Tensor) and f.requires_grad for f in (factors, label_factors)):
         raise ValueError("factors are constants of the loss: detach them")
     parts = _Parts.of(logits, gt_classes, factors, label_factors, shifts)
-    return _BinaryTerms.apply(logits, term, parts)
+    fixed = logits.detach()
+    losses, own = fixed.new_empty(len(logits)), fixed.new_empty(len(logits), 1)
+    slopes, of_labels = torch.empty_like(fixed), torch.empty_like(own)
+    for rows in row_blocks(fixed):
+        values, own[rows] = parts.block(term, fixed[rows], rows, slopes[rows])
+        torch.sum(values, dim=1, out=losses[rows])
+    losses += term.positive(own, of_labels).mul_(parts.label_factors).squeeze(1)
+    of_labels.mul_(parts.label_factors).addcmul_(slopes.gather(1, parts.column), parts.others)
+    return with_gradient(logits, losses, slopes.scatter_(1, parts.column, of_labels))
 
 
 @dataclass(frozen=True)
@@ -128,40 +133,20 @@ class _Parts:
         of_labels = has_label if label_factors is None else label_factors.unsqueeze(1) * has_label
         return cls(column, 1 - has_label, factors, of_labels, shifts)
 
-    def block(self, term: OutputTerm, logits: Tensor, rows: slice, slopes: Tensor) -> tuple:
+    def block(
+        self, term: OutputTerm, logits: Tensor, rows: slice, slopes: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Losses of all outputs but the labels, (N, C), and the labels' logits, (N, 1).
 
         The derivatives go into ``slopes``, (N, C), where those in the labels' columns mean nothing.
         """
-        raw = logits[rows]
-        shifted = raw if self.shifts is None else raw + self.shifts(raw, rows)
+        shifted = logits if self.shifts is None else logits + self.shifts(logits, rows)
         values = term.negative(shifted, slopes)
         if self.factors is not None:
             fixed = isinstance(self.factors, Tensor)
-            factors = self.factors if fixed else self.factors(raw, rows)
+            factors = self.factors if fixed else self.factors(logits, rows)
             values.mul_(factors)
             slopes.mul_(factors)
         column = self.column[rows]
         values.scatter_(1, column, values.gather(1, column).mul_(self.others[rows]))
         return values, shifted.gather(1, column)
-
-
-class _BinaryTerms(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, term: OutputTerm, parts: _Parts) -> Tensor:
-        losses, own = logits.new_empty(len(logits)), logits.new_empty(len(logits), 1)
-        slopes = torch.empty_like(logits)
-        for rows in row_blocks(logits):
-            values, own[rows] = parts.block(term, logits, rows, slopes[rows])
-            torch.sum(values, dim=1, out=losses[rows])
-        of_labels = torch.empty_like(own)
-        losses += term.positive(own, of_labels).mul_(parts.label_factors).squeeze(1)
-        of_labels.mul_(parts.label_factors).addcmul_(slopes.gather(1, parts.column), parts.others)
-        ctx.save_for_backward(slopes.scatter_(1, parts.column, of_labels))
-        return losses
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (slopes,) = ctx.saved_tensors
-        return slopes * grad.unsqueeze(1), None, None

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from balms_det.losses import functional
 from balms_det.losses.base import BOX_LOSS_REGISTRY
+from balms_det.losses.functional import with_gradient
 from balms_det.losses.roi_context import ContextLoss
 from balms_det.losses.softmax import SoftmaxFamily
 
@@ -103,23 +104,10 @@ def top_k_shift(logits: Tensor, k: Tensor) -> Tensor:
         logits: (R, L).
         k: (R, 1), in [1, L).
     """
-    return _TopKShift.apply(logits, k)
-
-
-class _TopKShift(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, k: Tensor) -> Tensor:
-        shift, score = _solve_shift(logits, k)
-        slope = torch.addcmul(score, score, score, value=-1, out=score)
-        ctx.save_for_backward(slope)
-        return shift
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        total = slope.sum(dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
-        return slope * (-grad / total), None
+    shift, score = _solve_shift(logits.detach(), k)
+    slope = torch.addcmul(score, score, score, value=-1, out=score)
+    slope /= -slope.sum(dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
+    return with_gradient(logits, shift.squeeze(1), slope).unsqueeze(1)
 
 
 def _solve_shift(logits: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,8 +121,7 @@ def _solve_shift(logits: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     score = (logits + shift).sigmoid_()
     for _ in range(SHIFT_STEPS):
         total = score.sum(dim=1, keepdim=True)
-        # To look costs nothing on a CPU; an accelerator would wait for it.
-        if total.device.type == "cpu" and bool(((total - k).abs() <= close).all()):
+        if functional.on_cpu(total) and bool(((total - k).abs() <= close).all()):
             break
         slope = total - torch.linalg.vector_norm(score, dim=1, keepdim=True).square()
         low = torch.where(total <= k, shift, low)

@@ -1,4 +1,6 @@
-"""Cross-entropy of shifted logits at the price of plain cross-entropy; a fast softplus.
+"""How losses cost few passes over their logits: closed-form gradients, blocks that fit a cache.
+
+Cross-entropy of shifted or transformed logits, softplus, and work on foreground RoIs alone.
 
 Symbols: see :mod:`balms_det.losses.base`.
 """
@@ -80,6 +82,31 @@ class _ShiftedCrossEntropy(torch.autograd.Function):
         return grad_logits, None, None
 
 
+def with_gradient(logits: Tensor, losses: Tensor, slopes: Tensor) -> Tensor:
+    """``losses`` as a function of ``logits``, which can be differentiated once.
+
+    For a loss whose derivative is known in closed form and cheap where the loss is computed.
+
+    Args:
+        logits: (R, L).
+        losses: (R,), without graph.
+        slopes: (R, L), the derivative of every RoI's loss by its logits, without graph.
+    """
+    return _WithGradient.apply(logits, losses, slopes)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, losses: Tensor, slopes: Tensor) -> Tensor:
+        ctx.save_for_backward(slopes)
+        return losses.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None
+
+
 #: From (N, L) logits and (N,) labels to other logits, new, and the factors of their gradients.
 Transform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -93,27 +120,20 @@ def transformed_cross_entropy(logits: Tensor, gt_classes: Tensor, transform: Tra
         transform: called on as many rows at a time as are worked on, without gradient; what it says
             of gradients is between a logit and the one that it becomes.
     """
-    return _TransformedCrossEntropy.apply(logits, gt_classes, transform)
+    fixed, label = logits.detach(), gt_classes.unsqueeze(1)
+    own, slopes = fixed.new_empty(len(logits), 1), torch.empty_like(fixed)
+    for rows in row_blocks(fixed):
+        values, factors = transform(fixed[rows], gt_classes[rows])
+        log_prob = torch.log_softmax(values, dim=1)
+        own[rows] = log_prob.gather(1, label[rows])
+        slope = torch.exp(log_prob, out=slopes[rows])
+        slope.scatter_(1, label[rows], torch.expm1(own[rows])).mul_(factors)
+    return with_gradient(logits, -own.squeeze(1), slopes)
 
 
-class _TransformedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, gt_classes: Tensor, transform: Transform) -> Tensor:
-        own, slopes = logits.new_empty(len(logits), 1), torch.empty_like(logits)
-        label = gt_classes.unsqueeze(1)
-        for rows in row_blocks(logits):
-            values, factors = transform(logits[rows], gt_classes[rows])
-            log_prob = torch.log_softmax(values, dim=1)
-            own[rows] = log_prob.gather(1, label[rows])
-            slope = torch.exp(log_prob, out=slopes[rows])
-            slope.scatter_(1, label[rows], torch.expm1(own[rows])).mul_(factors)
-        ctx.save_for_backward(slopes)
-        return -own.squeeze(1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None
+def on_cpu(tensor: Tensor) -> bool:
+    """Whether to look at a value costs nothing, and to work on more than a cache holds does."""
+    return tensor.device.type == "cpu"
 
 
 def softplus_values(values: Tensor) -> Tensor:
@@ -122,7 +142,7 @@ def softplus_values(values: Tensor) -> Tensor:
     PyTorch's log1p is up to ten times slower there than its log. With u the rounded ``1 + y``,
     log1p(y) is log(u) plus what the rounding has taken away, ``y - (u - 1)``, as y is at most 1.
     """
-    if values.device.type != "cpu":
+    if not on_cpu(values):
         return F.softplus(values)
     y = values.abs().neg_().exp_()
     u = y + 1
@@ -133,7 +153,7 @@ def softplus_values(values: Tensor) -> Tensor:
 def rows_at_a_time(logits: Tensor) -> int:
     """How many rows to work on at a time, 1 or more: all on an accelerator, else a cache full."""
     rows = max(1, len(logits))
-    if logits.device.type != "cpu":
+    if not on_cpu(logits):
         return rows
     return min(rows, max(1, CPU_ELEMENTS // logits.shape[1]))
 
@@ -152,7 +172,7 @@ def per_object(
 
     It is computed for foreground RoIs alone where that is free (:func:`rows_of_objects`).
     """
-    if logits.device.type != "cpu":
+    if not on_cpu(logits):
         is_object = gt_classes < num_classes
         return loss(logits, gt_classes.clamp(max=num_classes - 1)) * is_object
     objects = (gt_classes < num_classes).nonzero().squeeze(1)
@@ -166,7 +186,7 @@ def rows_of_objects(num_classes: int, gt_classes: Tensor, values: Tensor) -> tup
     On a CPU it is, and background is most of a batch; an accelerator would have to wait for their
     number. Returns the rows of ``values`` (R, ...) and then of ``gt_classes`` (R,).
     """
-    if gt_classes.device.type != "cpu":
+    if not on_cpu(gt_classes):
         return values, gt_classes
     objects = (gt_classes < num_classes).nonzero().squeeze(1)
     return values.index_select(0, objects), gt_classes.index_select(0, objects)

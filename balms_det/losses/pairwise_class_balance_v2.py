@@ -7,14 +7,13 @@ Symbols: see :mod:`balms_det.losses.pairwise_class_balance` and
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.equalization_v2 import EQLv2Loss
-from balms_det.losses.functional import row_blocks, rows_of_objects
+from balms_det.losses.functional import rows_of_objects, with_gradient
 from balms_det.losses.pairwise_class_balance import PairwiseBalance
-from balms_det.losses.soft_labels import SoftTargets, binary_slopes, soft_binary_cross_entropy
+from balms_det.losses.soft_labels import SoftTargets, soft_binary_terms
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -58,29 +57,28 @@ class PCBEQLv2Loss(PairwiseBalance, EQLv2Loss):
         self.start_balance(
             class_stats, alpha=alpha, momentum=momentum, start_epoch=start_epoch, n_iter=n_iter
         )
+        # What move_state has computed of the batch, for the loss of it.
+        self._terms: tuple[Tensor, Tensor, Tensor] | None = None
 
     def per_roi(self, logits: Tensor, gt_classes: Tensor) -> Tensor:
-        # The weights of this batch: before its gradients are added.
-        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
         self.advance(logits, gt_classes)
-        targets = self._targets(gt_classes, logits.dtype)
-        return soft_binary_cross_entropy(logits, targets, positive, negative)
+        terms, self._terms = self._terms, None
+        if terms is None:  # no state moves
+            terms = self._compute(logits.detach(), gt_classes)
+        losses, slopes, _ = terms
+        return with_gradient(logits, losses, slopes)
 
     def move_state(self, logits: Tensor, gt_classes: Tensor) -> None:
         objects, labels = rows_of_objects(self.num_classes, gt_classes, logits)
         self.move_confusion(objects[:, : self.num_classes].sigmoid(), labels)
-        targets = self._targets(gt_classes, logits.dtype)
-        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
-        pulled = self.pos_grad.new_zeros(self.num_logits)
-        pushed = torch.zeros_like(pulled)
-        for rows in row_blocks(logits):
-            target = targets.of_rows(rows)
-            size = binary_slopes(logits[rows], target, positive, negative).abs_()
-            up = target.mul_(size)
-            pulled += up.sum(dim=0)
-            pushed += size.sub_(up).sum(dim=0)
-        self.add_gradients(pulled, pushed)
+        terms = self._compute(logits, gt_classes)
+        # The loss is of the weights before this batch too; an empty batch has no loss to follow.
+        self._terms = terms if len(logits) else None
+        self.add_gradients(*terms[2])
 
-    def _targets(self, gt_classes: Tensor, dtype: torch.dtype) -> SoftTargets:
-        soft = self.soft_labels(dtype, self.num_logits)
-        return SoftTargets(soft, gt_classes, self.shares(gt_classes, dtype))
+    def _compute(self, logits: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, their derivatives and the gradients of outputs: see ``soft_binary_terms``."""
+        positive, negative = (weight.to(logits.dtype) for weight in self.class_weights())
+        soft = self.soft_labels(logits.dtype, self.num_logits)
+        targets = SoftTargets(soft, gt_classes, self.shares(gt_classes, logits.dtype))
+        return soft_binary_terms(logits, targets, positive, negative)

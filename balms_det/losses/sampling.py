@@ -36,4 +36,6 @@ def coarse_uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     """
     words = torch.empty(-(-math.prod(shape) // 4), dtype=torch.int64, device=like.device)
     steps = words.random_(-(2**63), None).view(torch.int16)[: math.prod(shape)].view(shape)
-    return steps.to(like.dtype).add_(2**15 + 0.5).div_(2**16)
+    draws = steps.to(like.dtype)
+    middle = like.new_full((), 0.5 + 2**-17)
+    return torch.add(middle, draws, alpha=2**-16, out=draws)

@@ -8,13 +8,11 @@ The (R, L) targets are never built but a block of rows at a time.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from balms_det.losses.functional import RowOffsets, row_blocks, softplus_values
+from balms_det.losses.functional import RowOffsets, row_blocks, softplus_values, with_gradient
 
 
 @dataclass(frozen=True)
@@ -48,71 +46,44 @@ def soft_cross_entropy(
         targets: see :class:`SoftTargets`; a target's sum need not be 1.
         offsets: of some rows, see :func:`balms_det.losses.functional.shifted_cross_entropy`.
     """
-    return _SoftCrossEntropy.apply(logits, targets, offsets)
+    fixed = logits.detach()
+    losses, slopes = fixed.new_empty(len(fixed)), torch.empty_like(fixed)
+    for rows in row_blocks(fixed):
+        block, target = fixed[rows], targets.of_rows(rows)
+        if offsets is not None:
+            block = block + offsets(block, targets.gt_classes[rows])
+        log_prob = torch.log_softmax(block, dim=1)
+        slope = torch.exp(log_prob, out=slopes[rows])
+        slope.mul_(target.sum(dim=1, keepdim=True)).sub_(target)
+        torch.sum(log_prob.mul_(target), dim=1, out=losses[rows])
+    return with_gradient(logits, losses.neg_(), slopes)
 
 
-def soft_binary_cross_entropy(
+@torch.no_grad()
+def soft_binary_terms(
     logits: Tensor, targets: SoftTargets, positive: Tensor, negative: Tensor
-) -> Tensor:
-    """``sum_c w_c * BCE(z_c, t_c)`` with ``w = t * positive + (1 - t) * negative``, (R,).
-
-    It can be differentiated once.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``sum_c w_c * BCE(z_c, t_c)`` with ``w = t * positive + (1 - t) * negative``.
 
     Args:
         logits: (R, L).
         targets: see :class:`SoftTargets`.
         positive, negative: (L,), weights of outputs with a target of 1 and of 0.
+
+    Returns:
+        The losses, (R,); their derivatives, (R, L); and the sums over RoIs of the sizes of these,
+        times t and times 1 - t: (2, L) float64.
     """
-    return _SoftBinary.apply(logits, targets, positive, negative)
-
-
-def binary_slopes(
-    logits: Tensor, targets: Tensor, positive: Tensor, negative: Tensor, out: Tensor | None = None
-) -> Tensor:
-    """``w * (p - t)``, the gradient of :func:`soft_binary_cross_entropy`, of targets (N, L)."""
-    slopes = torch.sigmoid(logits, out=out).sub_(targets)
-    return slopes.mul_(torch.addcmul(negative, targets, positive - negative))
-
-
-class _SoftCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: SoftTargets, offsets: RowOffsets | None
-    ) -> Tensor:
-        losses, slopes = logits.new_empty(len(logits)), torch.empty_like(logits)
-        for rows in row_blocks(logits):
-            block, target = logits[rows], targets.of_rows(rows)
-            if offsets is not None:
-                block = block + offsets(block, targets.gt_classes[rows])
-            log_prob = torch.log_softmax(block, dim=1)
-            slope = torch.exp(log_prob, out=slopes[rows])
-            slope.mul_(target.sum(dim=1, keepdim=True)).sub_(target)
-            torch.sum(log_prob.mul_(target), dim=1, out=losses[rows])
-        ctx.save_for_backward(slopes)
-        return losses.neg_()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None
-
-
-class _SoftBinary(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: SoftTargets, positive: Tensor, negative: Tensor
-    ) -> Tensor:
-        losses, slopes = logits.new_empty(len(logits)), torch.empty_like(logits)
-        for rows in row_blocks(logits):
-            block, target = logits[rows], targets.of_rows(rows)
-            binary_slopes(block, target, positive, negative, out=slopes[rows])
-            loss = softplus_values(block).addcmul_(target, block, value=-1)
-            loss.mul_(torch.addcmul(negative, target, positive - negative))
-            torch.sum(loss, dim=1, out=losses[rows])
-        ctx.save_for_backward(slopes)
-        return losses
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.saved_tensors[0] * grad.unsqueeze(1), None, None, None
+    losses, slopes = logits.new_empty(len(logits)), torch.empty_like(logits)
+    sizes = logits.new_zeros((2, logits.shape[1]), dtype=torch.float64)
+    for rows in row_blocks(logits):
+        block, target = logits[rows], targets.of_rows(rows)
+        weight = torch.addcmul(negative, target, positive - negative)
+        slope = torch.sigmoid(block, out=slopes[rows]).sub_(target).mul_(weight)
+        loss = softplus_values(block).addcmul_(target, block, value=-1)
+        torch.sum(loss.mul_(weight), dim=1, out=losses[rows])
+        size = slope.abs()
+        up = target.mul_(size)
+        sizes[0] += up.sum(dim=0)
+        sizes[1] += size.sub_(up).sum(dim=0)
+    return losses, slopes, sizes

@@ -38,8 +38,9 @@ def test_two_ranks_train_one_model(small_options, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "detectron2"])
-@pytest.mark.parametrize("how", ["exception", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("launcher", "how"), [("torchrun", "SIGKILL"), ("detectron2", "exception")]
+)
 def test_a_rank_that_dies_ends_the_job_with_its_error(launcher, how, small_options, tmp_path):
     script = (Path(__file__).with_name("dying_rank.py"), how, *CONFIG)
     launched = (*TORCHRUN, *script) if launcher == "torchrun" else (*script, "--num-gpus", 2)

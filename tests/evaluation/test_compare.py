@@ -133,6 +133,17 @@ def test_a_clear_difference_and_none():
     assert "1 of 2 classes" in comparison_table(comparison)
 
 
+def test_one_image_tells_no_spread():
+    truth = dataset(10)  # an owl on the first image alone
+    a, b = (hits(truth, lambda image, category, own=own: category in own) for own in ((1,), (2,)))
+    comparison = compare_results(truth, a, b, "bbox", draws=50)
+    owl = comparison.classes[1]
+    assert (owl.name, owl.images, owl.difference) == ("owl", 1, pytest.approx(100))
+    assert math.isnan(owl.low) and math.isnan(owl.high) and not owl.clear
+    assert comparison.classes[0].clear
+    assert "1 of 2 classes differ clearly" in comparison_table(comparison)
+
+
 def test_the_interval_holds_the_difference_and_shrinks_with_more_images():
     widths = []
     for size in (40, 400):

@@ -51,6 +51,7 @@ def test_empty_batch_keeps_the_graph(name, weights):
         (gradient,) = torch.autograd.grad(value, logits)
         assert value == 0 and gradient.shape == logits.shape
     assert loss.scores(logits).shape == (0, K + 1)
+    assert loss.eval().per_roi(*_batch(loss)).shape == (R,)  # nothing of it is left
 
 
 @pytest.mark.parametrize("label", [0, K - 1, K])

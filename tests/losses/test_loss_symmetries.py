@@ -98,3 +98,22 @@ def test_gradient_is_finite_at_plus_and_minus_50(name, dtype):
         value = loss(logits, labels)
     value.backward()
     assert value.isfinite() and logits.grad.isfinite().all()
+
+
+@every_loss
+def test_accelerators_take_another_way_to_the_same_loss(name, monkeypatch):
+    """All rows at once, background RoIs too, and no look at a value."""
+    results = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr("balms_det.losses.functional.on_cpu", lambda tensor, cpu=on_cpu: cpu)
+        loss = make_loss(name)
+        if hasattr(loss, "set_progress"):
+            loss.set_progress(1.0)
+            loss.num_inst_cnt.fill_(1.0)
+        fix_draws(loss)
+        logits, labels = make_batch(loss)
+        rows = [loss.per_roi(logits, labels) for _ in range(2)]  # the second with the first's state
+        gradients = [torch.autograd.grad(row.sum(), logits)[0] for row in rows]
+        results.append(rows + gradients + [value.clone() for value in loss.state_dict().values()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

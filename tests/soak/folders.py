@@ -11,6 +11,8 @@ import torch
 
 # Written line by line; what matters of them is checked apart or nothing.
 JOURNALS = ("log.txt", "metrics.json", "events.out.")
+# Has an entry for each time that the run was started.
+STARTS = ("run.json",)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
@@ -31,7 +33,8 @@ def faults_in(
 
     Every file that has its final name must be the reference's, to the last bit of its content;
     hidden ones and ``*.part`` have none yet. A finished run must have all of them. Files of
-    ``except_for`` are not looked at.
+    ``except_for`` are not looked at, and of those that note every start no more is asked than that
+    they are json.
     """
     found = {path.relative_to(folder) for path in final_files(folder)}
     wanted = {path.relative_to(reference) for path in final_files(reference)}
@@ -69,7 +72,10 @@ def _content(path: Path, folder: Path) -> Any:
     if path.suffix in (".pth", ".pt"):
         return torch.load(path, weights_only=True)
     content = path.read_bytes().replace(str(folder).encode(), b"")  # configs name their own folder
-    return json.loads(content) if path.suffix == ".json" else content
+    if path.suffix == ".json":
+        entries = json.loads(content)
+        return None if path.name in STARTS else entries
+    return content
 
 
 def _metrics_faults(folder: Path, reference: Path) -> list[str]:

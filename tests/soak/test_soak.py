@@ -137,6 +137,14 @@ def test_a_file_too_few_or_too_many_is_found(folders):
     assert faults_in(*folders, finished=True) == [too_many, "results.json is missing"]
 
 
+def test_what_notes_every_start_must_be_json(folders):
+    for folder, content in zip(folders, ('[{"start": 1}, {"start": 2}]', '[{"start": 0}]')):
+        (folder / "run.json").write_text(content)
+    assert faults_in(*folders, finished=True) == []
+    (folders[0] / "run.json").write_text('[{"start"')
+    assert "run.json is not whole" in faults_in(*folders, finished=True)[0]
+
+
 def test_last_checkpoint_may_move_but_names_a_file(folders):
     (folders[0] / "last_checkpoint").write_text("model_fin")
     assert faults_in(*folders, finished=False) == ["last_checkpoint names 'model_fin'"]

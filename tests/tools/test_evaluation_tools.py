@@ -20,18 +20,18 @@ def run(tool, *arguments):
 def files(tmp_path_factory):
     """COCO-format ground truth and training set; two results files; a broken one."""
     folder = tmp_path_factory.mktemp("files")
-    images = [{"id": n, "height": 40, "width": 40} for n in range(1, 13)]
+    images = [{"id": n, "height": 40, "width": 40} for n in range(1, 14)]
     categories = [{"id": 1, "name": "bug"}, {"id": 2, "name": "owl"}]
     annotations = [
         {"id": n, "image_id": n, "category_id": c, "bbox": [4, 4, 9, 9], "area": 81}
-        for n, c in zip(range(1, 13), [1] * 11 + [2])
+        for n, c in zip(range(1, 14), [1] * 11 + [2] * 2)
     ]
     truth = {"images": images, "categories": categories, "annotations": annotations}
     good = [
         {**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.5 + a["id"] / 100}
         for a in annotations
     ]
-    contents = {"gt": truth, "a": good[:-1], "b": good, "bad": [*good, {**good[0], "score": None}]}
+    contents = {"gt": truth, "a": good[:-2], "b": good, "bad": [*good, {**good[0], "score": None}]}
     for name, content in contents.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return {name: folder / f"{name}.json" for name in contents}
@@ -68,7 +68,7 @@ def test_a_bad_file_is_one_line_or_a_warning(files):
     done = run("evaluate", files["gt"], files["bad"])
     assert done.returncode == 1
     error = done.stderr.splitlines()[-1]
-    assert error.startswith(f"error: {files['bad']}, entry 12: it has a score that is not a number")
+    assert error.startswith(f"error: {files['bad']}, entry 13: it has a score that is not a number")
     done = run("evaluate", files["gt"], files["bad"], "--lenient")
     assert done.returncode == 0
     assert "WARNING" in done.stderr and "left out" in done.stderr
@@ -77,9 +77,9 @@ def test_a_bad_file_is_one_line_or_a_warning(files):
 def test_submission_is_written_and_checked(files, tmp_path):
     done = run("make_submission", files["gt"], files["b"], "--out", tmp_path / "s.zip")
     assert done.returncode == 0, done.stderr
-    assert "12 detections on 12 images; 0 images have none" in done.stdout
+    assert "13 detections on 13 images; 0 images have none" in done.stdout
     done = run("make_submission", files["gt"], tmp_path / "s.zip")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 's.zip'}: no fault found\n")
     done = run("make_submission", files["gt"], files["bad"])
     assert done.returncode == 1
-    assert "1 kinds of faults" in done.stdout and "entry 12" in done.stdout
+    assert "1 kinds of faults" in done.stdout and "entry 13" in done.stdout

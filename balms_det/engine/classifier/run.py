@@ -15,6 +15,7 @@ from balms_det.engine.classifier.write import write_model
 from balms_det.engine.feature_cache import FeatureCache
 from balms_det.engine.feature_cache.evaluate import CachedEvaluation
 from balms_det.engine.results import write_results
+from balms_det.engine.run_record import write_run_record
 from balms_det.evaluation.table import METRICS, Row
 
 
@@ -122,7 +123,8 @@ def train_seeds(
     out: Path,
     label: str,
 ) -> Row:
-    """Train a classifier for every seed; each leaves ``seed<k>`` with a checkpoint and a config.
+    """Train a classifier for every seed; each leaves ``seed<k>`` with a checkpoint, a
+    config and ``run.json``.
 
     Args:
         recipe: how.
@@ -142,6 +144,7 @@ def train_seeds(
             source = open_source(cache, folder, device=device, verify=True)
         own = recipe.run(cache, seed, Path(out) / f"seed{seed}")
         trainee, outcome = train_once(own, source)
+        write_run_record(trainee.cfg, features=str(cache.folder))
         comment = f"Written by tools/train_classifier.py: {label}, from {cache.folder}"
         write_model(Path(trainee.cfg.OUTPUT_DIR), trainee.model, own, comment)
         if outcome.metrics:

@@ -30,7 +30,7 @@ class Choices:
             (``DATALOADER.SAMPLER_TRAIN``).
         iterations, lr: of ``SOLVER``.
         batch: RoIs of a batch.
-        opts: further KEY VALUE pairs.
+        opts: further KEY VALUE pairs; what the others say wins over them.
     """
 
     loss: str = ""
@@ -74,7 +74,7 @@ class Choices:
         }
         if self.meta:  # the learner looks ahead by one step of plain SGD
             chosen["SOLVER.CLIP_GRADIENTS.ENABLED"] = "False"
-        return [word for pair in chosen.items() if pair[1] for word in pair] + list(self.opts)
+        return list(self.opts) + [word for pair in chosen.items() if pair[1] for word in pair]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from balms_det.engine.classifier.setup import Choices, Recipe, build_trainee, ma
 from balms_det.engine.classifier.write import classifier_state, load_classifier_state, write_model
 from balms_det.engine.feature_cache import FeatureCache
 from balms_det.engine.setup import load_cfg
+from balms_det.engine.weights_files import load_tensors
 from balms_det.evaluation.table import METRICS, Row
 from balms_det.files import atomic_path, write_atomically
 from balms_det.losses import BOX_LOSS_REGISTRY
@@ -200,7 +201,7 @@ def write_winner(jobs: Sequence[Job], rows: Sequence[Row], out: Path, metric: st
     job = next(job for job in jobs if job.label == rows[0].label)
     trainee = build_trainee(job.recipe.load(), FeatureCache.open(job.cache, verify=False))
     trainee.finish()
-    state = torch.load(Path(job.out) / CLASSIFIER, weights_only=True)
+    state = load_tensors(Path(job.out) / CLASSIFIER)
     load_classifier_state(trainee.model, state)
     comment = f"Written by tools/sweep.py: {job.label} has the highest {metric} of {len(rows)}"
     return write_model(Path(out) / "winner", trainee.model, job.recipe, comment)[1]

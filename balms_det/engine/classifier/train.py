@@ -159,10 +159,8 @@ def build_classifier_trainer(
     name = cfg.CLASSIFIER.SAMPLER or sampler
     optimizer = build_optimizer(cfg, nn.ModuleList(predictors))
     meta = bool(cfg.META.NAME)
-    if meta and cfg.META.DATASETS:
-        raise ValueError("META.DATASETS: meta batches come from the cache itself; leave it empty")
     if meta:
-        check_optimizer(optimizer)
+        _check_meta(cfg, optimizer)
     stages = [
         CachedStage(
             predictor,
@@ -181,3 +179,9 @@ def build_classifier_trainer(
         meta_step=build_meta_step(cfg) if meta else None,
         rate_period=cfg.META.SAMPLER_PERIOD,
     )
+
+
+def _check_meta(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> None:
+    if cfg.META.DATASETS:
+        raise ValueError("META.DATASETS: meta batches come from the cache itself; leave it empty")
+    check_optimizer(optimizer)
