@@ -103,7 +103,7 @@ def test_ground_truth(folder, content, masks):
     assert [truth.image_ids[n] for n in truth.image] == [a["image_id"] for a in kept]
     assert [truth.category_ids[n] for n in truth.category] == [a["category_id"] for a in kept]
     assert truth.box.tolist() == [a["bbox"] for a in kept]
-    assert not masks or runs_fit(truth.masks).all()
+    assert not masks or runs_fit(truth.rles).all()
 
 
 @FUZZ

@@ -123,7 +123,9 @@ def _box(json_file: str, annotation: dict) -> list[float]:
             f"{json_file}: {_place(annotation)} needs a 'bbox' of four numbers "
             f"[x, y, width, height], got {box!r:.80}."
         )
-    if not all(-MAX_COORDINATE <= value <= MAX_COORDINATE for value in box) or min(box[2:]) < 0:
+    x, y, width, height = box
+    low, high = -MAX_COORDINATE, MAX_COORDINATE
+    if not (low <= x <= high and low <= y <= high and 0 <= width <= high and 0 <= height <= high):
         raise AnnotationFileError(
             f"{json_file}: the 'bbox' of {_place(annotation)}, [x, y, width, height], must hold "
             f"numbers from -{MAX_COORDINATE} to {MAX_COORDINATE} and no negative size, got {box!r}."

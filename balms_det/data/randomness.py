@@ -21,7 +21,7 @@ def derived_seed(purpose: str, *numbers: int) -> int:
     ``numbers`` are not negative.
     """
     words = np.random.SeedSequence([zlib.crc32(purpose.encode()), *numbers])
-    return int(words.generate_state(1, np.uint64)[0] >> 1)
+    return int(words.generate_state(1, np.uint64)[0]) >> 1  # numpy 1 shifts no uint64 by an int
 
 
 def seed_generators(seed: int) -> None:

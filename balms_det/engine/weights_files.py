@@ -29,7 +29,10 @@ from balms_det.files import atomic_path
 from balms_det.trust import insist
 
 # How torch's own reader says that it was asked for something else, and not that a file is broken.
-_TORCH_REFUSES = re.compile("global|reduce|can only|only persistent_load|blocked", re.IGNORECASE)
+# "Unsupported class" is that of torch 2.0.
+_TORCH_REFUSES = re.compile(
+    "global|reduce|can only|only persistent_load|blocked|unsupported class", re.IGNORECASE
+)
 _TEXTS = ("__author__", "matching_heuristics")
 
 

@@ -100,7 +100,10 @@ def read_truth_file(source: Any, masks: bool) -> tuple[str, TruthFile]:
 
 
 def _decode_mask(_: type, segmentation: Any) -> WrittenMask:
-    return WrittenMask(segmentation)
+    try:
+        return WrittenMask(segmentation)
+    except OverflowError as error:  # json has whole numbers without end
+        raise ValueError(str(error)) from error
 
 
 def _convert(loaded: Any, content_type: type) -> TruthFile:

@@ -118,6 +118,13 @@ TRUTH = [
         "no segmentation",
     ),
     bad("truth polygon NaN", truth(annotation("segmentation", [[NAN] * 6])), "annotation 1"),
+    bad(
+        "truth polygon without end",
+        truth(annotation("segmentation", [[10**400] * 6])),
+        "val.json",
+        "segmentation",
+        "too large",
+    ),
     bad("truth polygon odd", truth(annotation("segmentation", [[1, 2, 3, 4, 5]])), "[5]"),
     bad(
         "truth RLE damaged",

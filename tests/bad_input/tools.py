@@ -120,7 +120,9 @@ CACHES = "--cache {}/folder --eval-cache {}/folder --out {}/out"
 FROM_CACHES = [
     Command("cache_features", "", 2, ("--out",)),
     Command("cache_features", "--out {}/c --config-file {}/no.yaml", 1, ("no.yaml",)),
-    Command("cache_features", "--out {}/c --config-file {}/a.yaml", 1, ("MODEL.WEIGHTS is empty",)),
+    Command(
+        "cache_features", "--out {}/c --config-file {}/a.yaml", 1, ("DATASETS.TRAIN is empty",)
+    ),
     Command("cache_features", "--out {}/c --images -1", 2, ("--images", "0 or more")),
     Command("train_classifier", CACHES, 1, ("folder", "no feature cache")),
     Command("train_classifier", f"{CACHES} --seeds 0", 2, ("--seeds", "1 or more")),

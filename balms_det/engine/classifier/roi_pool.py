@@ -101,7 +101,7 @@ class RoIPool:
         if len(self) == 0:
             raise ValueError("the cache has no RoIs to train from")
         one = self._gather(torch.zeros(1, dtype=torch.long))
-        needed = one.nbytes * len(self)
+        needed = one.numel() * one.element_size() * len(self)
         if needed > limit:
             logger.info("Features take %.1f GB: they are read from disk", needed / 1e9)
             return None
