@@ -156,7 +156,7 @@ def _is_rle(value: Any) -> bool:
 
 
 def _rank(rank: dict, value: Any) -> int:
-    return rank.get(value, -1) if isinstance(value, (int, str, float)) else -1
+    return rank.get(value, -1) if isinstance(value, (str, numbers.Real)) else -1
 
 
 def _with_box(entry: dict) -> dict:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import numpy as np
 
 from balms_det.data.annotation_json import (
     AnnotationFileError,
@@ -49,7 +49,7 @@ class WrittenMask:
 
     def __init__(self, segmentation: Any) -> None:
         if isinstance(segmentation, list):
-            segmentation = [np.asarray(polygon, np.float64) for polygon in segmentation]
+            segmentation = [array("d", polygon) for polygon in segmentation]
         self.segmentation = segmentation
 
     def as_written(self) -> Any:

@@ -59,7 +59,7 @@ def checked_masks(
 def _check_polygons(name: str, annotations: list, masks: list[WrittenMask]) -> None:
     for start in range(0, len(masks), _CHUNK):
         part = [m.segmentation for m in masks[start : start + _CHUNK]]
-        outlines = [p.ravel() for polygons in part if isinstance(polygons, list) for p in polygons]
+        outlines = [p for polygons in part if isinstance(polygons, list) for p in polygons]
         if not outlines or (np.abs(np.concatenate(outlines)) <= MAX_COORDINATE).all():
             continue
         for annotation, mask in zip(annotations[start:], masks[start : start + _CHUNK]):
@@ -74,10 +74,10 @@ def _check_polygons(name: str, annotations: list, masks: list[WrittenMask]) -> N
 def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
     polygons = mask.segmentation
     if isinstance(polygons, list):
-        lengths = [polygon.size for polygon in polygons]
+        lengths = list(map(len, polygons))
         if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
             raise ValueError(f"it has polygons of {lengths} numbers.")
         if min(lengths) > 4:
             return mask
-        # Four numbers are legal: pycocotools, and so the official package, draws them as a box.
+        # Two points are pycocotools' to draw or refuse, as in the official package.
     return WrittenMask(segmentation_to_rle(polygons, height, width))

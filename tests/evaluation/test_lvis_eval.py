@@ -10,6 +10,7 @@ import pytest
 from lvis_cases import Case
 
 from balms_det.data import ClassStats
+from balms_det.data.annotation_json import AnnotationFileError
 from balms_det.data.masks import mask_to_rle
 from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.lvis_package import import_lvis
@@ -86,6 +87,31 @@ def test_an_empty_mask_uses_up_a_place_within_the_limit(truth, backend):
         result["segmentation"] = mask_to_rle(mask)
     assert evaluate_lvis(truth, results, max_dets=1, backend=backend).metrics["APr"] == 0
     assert evaluate_lvis(truth, results, max_dets=2, backend=backend).metrics["APr"] > 0.99
+
+
+@BACKENDS
+def test_without_a_limit_all_detections_of_an_image_count(truth, backend):
+    misses = [detection(5, [12, 12, 4, 4], 0.9 - n / 1000) for n in range(400)]
+    results = [*misses, detection(5, [2, 2, 8, 8], 0.1)]  # the 401st of its image
+    arguments = {"backend": backend}
+    assert evaluate_lvis(truth, results, "bbox", **arguments).metrics["APr"] == 0
+    expected = pytest.approx(1 / 401)
+    assert evaluate_lvis(truth, results, "bbox", -1, **arguments).metrics["APr"] == expected
+    fixed = evaluate_lvis(truth, results, "bbox", rule="fixed", **arguments)
+    assert fixed.metrics["APr"] == expected
+
+
+def test_a_polygon_of_two_points_is_drawn_as_by_the_official_package(truth):
+    square, line = truth["annotations"][1]["segmentation"][0], [12, 12, 18, 15]
+    shape = np.zeros((20, 20), bool)
+    shape[2:10, 2:10] = True
+    result = {"image_id": 3, "category_id": 5, "score": 0.9, "segmentation": mask_to_rle(shape)}
+    truth["annotations"][1]["segmentation"] = [square, line]
+    fast, slow = (evaluate_lvis(truth, [result], backend=b) for b in ("hotcoco", "official"))
+    assert fast.metrics == slow.metrics and fast.metrics["APr"] > 0.8
+    truth["annotations"][1]["segmentation"] = [line]  # a TypeError in the official package
+    with pytest.raises(AnnotationFileError, match="annotation 1 has a broken segmentation"):
+        evaluate_lvis(truth, [result])
 
 
 def limit_per_category(results, limit):

@@ -98,6 +98,30 @@ def test_columns_hold_ranks_and_values():
     assert list(columns.masks) == [RLE] * 3
 
 
+@pytest.mark.parametrize("kind", [int, float, np.int64, str])
+def test_ids_of_any_kind_are_found(kind):
+    """Whole numbers are looked up in a table, others one by one."""
+    dataset = DATASET
+    if kind is str:
+        dataset = {**DATASET, "images": [{**i, "id": str(i["id"])} for i in DATASET["images"]]}
+    found = check_results([entry(image_id=kind(5)), entry(image_id=kind(2))], dataset, ["bbox"])
+    assert found.columns.image.tolist() == [1, 0]
+    for wrong in (kind(3), kind(10**9)):
+        with pytest.raises(ResultsError, match="entry 1: it has an image_id that the dataset"):
+            check_results([entry(image_id=kind(2)), entry(image_id=wrong)], dataset, ["bbox"])
+
+
+def test_masks_are_put_together_on_demand():
+    big = {**DATASET, "images": [{"id": i, "height": 10 * i, "width": 30} for i in (5, 2)]}
+    masks = [{"size": [10 * i, 30], "counts": f"counts {i}{n}"} for n in range(2) for i in (5, 2)]
+    entries = [entry(image_id=m["size"][0] // 10, segmentation=m) for m in masks]
+    column = check_results(entries, big, ["segmentation"]).columns.masks
+    assert len(column) == 4 and list(column) == masks
+    assert column[np.int64(2)] == masks[2] and column[1:3] == masks[1:3]
+    assert column.pixels().tolist() == [1500, 600] * 2
+    assert list(column.take(np.array([3, 0]))) == [masks[3], masks[0]]
+
+
 def test_only_what_is_evaluated_is_needed():
     boxes = [without("segmentation"), entry(score=0.1, segmentation="none")]
     assert check_results(boxes, DATASET, ["bbox"]).columns.masks is None

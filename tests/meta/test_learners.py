@@ -83,15 +83,22 @@ def test_sampler_draws_again_what_it_drew():
     assert any(not torch.equal(first(LABELS), MetaSampler(K, seed=6)(LABELS)) for _ in range(5))
 
 
-def test_gumbel_draw_has_the_gradient_of_the_softmax():
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_gumbel_draw_has_the_gradient_of_the_softmax(temperature):
     log_rates = torch.tensor([0.1, -0.4, 0.7], requires_grad=True)
     noise = torch.tensor([[0.0, 2.0, 0.0], [0.3, 0.0, 0.0]])
-    drawn, retained = gumbel_draw(log_rates, noise)
-    assert drawn.tolist() == [1, 2] and retained.tolist() == [1.0, 1.0]
+    drawn, retained = gumbel_draw(log_rates, noise, temperature)
+    assert drawn.tolist() == [1, 2] and retained.tolist() == pytest.approx([1.0, 1.0])
     (gradient,) = torch.autograd.grad(retained.sum(), log_rates)
-    soft = (log_rates + noise).softmax(dim=1)
+    soft = ((log_rates + noise) / temperature).softmax(dim=1)
     (expected,) = torch.autograd.grad(soft[0, 1] + soft[1, 2], log_rates)
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("temperature", 0.0), ("draws", 0)])
+def test_illegal_values_of_the_sampler(argument, value):
+    with pytest.raises(ValueError, match=argument):
+        MetaSampler(K, **{argument: value})
 
 
 def test_unknown_name_lists_the_known():

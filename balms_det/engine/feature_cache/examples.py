@@ -40,7 +40,7 @@ class ExampleDataset(Dataset):
     """Mapped examples by (view, image): the same pair always gives the same example.
 
     Args:
-        records: dataset dicts.
+        records: dataset dicts, or a ``DatasetFromList`` of them.
         mapper: maps a dict that it may change.
         seed: of all random decisions.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
 from detectron2.modeling import build_model
 from torch import nn
 from torch.utils.data import DataLoader
@@ -46,6 +47,7 @@ class CacheRun:
     ):
         self.settings, self.folder = settings, folder
         self.workers = cfg.DATALOADER.NUM_WORKERS
+        records = DatasetFromList(list(records), copy=False)  # which workers share, not copy
         self.dataset = ExampleDataset(records, build_mapper(cfg, settings), settings.seed)
         self.model = _build(cfg) if model is None else model
         self.amp = cfg.SOLVER.AMP.ENABLED

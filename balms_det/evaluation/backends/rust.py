@@ -5,10 +5,11 @@ own, so the limits on detections and the checks come before it. What is left to 
 
 - an ``iscrowd`` annotation is no crowd in LVIS, so none is marked;
 - an ignored annotation has no field there; an area outside of every range does the same;
-- its own limit of 300 detections an image is switched off, because the limit is applied already;
+- its own limit of 300 detections an image is switched off, because the limit is applied already
+  (a stream always has it, so where an image has more, all images are evaluated at once);
 - the area of a detection is that of its box, so a mask gets a box of the mask's area.
 
-Images are evaluated some at a time, so that masks are decoded for these alone.
+Images are evaluated some at a time, as a stream, so that masks are decoded for these alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from balms_det.evaluation.lvis_result import AREA_RANGES, IOU_THRESHOLDS, RECALL
 AREAS = tuple(AREA_RANGES)
 _OUTSIDE_ALL_RANGES = 2 * AREA_RANGES["all"][1]
 _IMAGES_AT_A_TIME = 64
+_STREAM_LIMIT = 300
 
 
 def evaluate(
@@ -37,22 +39,26 @@ def evaluate(
         iou_type: "bbox" or "segm".
         areas: the ranges that are asked for.
     """
-    import hotcoco  # imported late: only this backend needs it
-
     held = distinct(truth.category)
     if not len(held):
         shape = (len(IOU_THRESHOLDS), 0, len(areas))
         return Curves(held, np.zeros((shape[0], len(RECALL_POINTS), *shape[1:])), np.zeros(shape))
-    params = hotcoco.Params(iou_type)
-    _set(params, detections, areas)
-    params.cat_ids = held.tolist()
-    stream = hotcoco.StreamingEval(_categories(truth), iou_type, lvis_style=True, params=params)
-    for images, instances, rows, masks in _batches(truth, detections):
-        stream.update(images, instances, rows, segmentation=masks)
-    evaluator = stream.finalize()
+    fits = np.bincount(detections.image, minlength=1).max() <= _STREAM_LIMIT
+    evaluator = (_streamed if fits else matched)(truth, detections, iou_type, areas)
     evaluator.accumulate()
     curves = evaluator.eval
     return Curves(held, curves["precision"][..., 0], curves["recall"][..., 0])
+
+
+def _streamed(truth: GroundTruth, detections: Detections, iou_type: str, areas: Sequence[str]):
+    import hotcoco  # imported late: only this backend needs it
+
+    params = hotcoco.Params(iou_type)
+    _set(params, truth, detections, areas)
+    stream = hotcoco.StreamingEval(_categories(truth), iou_type, lvis_style=True, params=params)
+    for images, instances, rows, masks in _batches(truth, detections):
+        stream.update(images, instances, rows, segmentation=masks)
+    return stream.finalize()
 
 
 def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Sequence[str]):
@@ -76,12 +82,13 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
     evaluator = hotcoco.COCOeval(
         dataset, results.cap_detections_per_image(None), iou_type, lvis_style=True
     )
-    _set(evaluator.params, detections, areas)
+    _set(evaluator.params, truth, detections, areas)
     evaluator.evaluate()
     return evaluator
 
 
-def _set(params, detections: Detections, areas: Sequence[str]) -> None:
+def _set(params, truth: GroundTruth, detections: Detections, areas: Sequence[str]) -> None:
+    params.cat_ids = distinct(truth.category).tolist()
     params.iou_thrs, params.rec_thrs = IOU_THRESHOLDS.tolist(), RECALL_POINTS.tolist()
     params.max_dets = [max(len(detections), 1)]
     params.area_rng = [list(AREA_RANGES[area]) for area in areas]

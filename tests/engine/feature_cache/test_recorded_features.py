@@ -135,6 +135,23 @@ def test_recording_leaves_the_model_as_it_was(detector):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_half_precision_as_in_training(detector):
+    cfg = detector()
+    model, example = _stage2(cfg), _examples(cfg)[0, 0][2]
+    columns = []
+    for amp in (False, True):
+        with TrainingRecorder(model, background=0, amp=amp) as record:
+            columns.append(record(example, seed=0).columns)
+    full, half = columns
+    assert full["0/features"].dtype == torch.float32
+    assert half["0/features"].dtype == torch.bfloat16
+    truth = example["instances"].gt_boxes.tensor  # in both, as they are appended to the proposals
+    for box in truth:
+        rows = [(c["0/boxes"] == box).all(dim=1).nonzero()[0, 0] for c in columns]
+        expected, found = full["0/features"][rows[0]], half["0/features"][rows[1]].float()
+        assert (found - expected).norm() < 0.05 * expected.norm()
+
+
 def test_share_of_foreground_is_the_samplers(detector, made):
     cfg, cache = made
     model, examples = _stage2(cfg), _examples(cfg)
