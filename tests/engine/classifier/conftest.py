@@ -18,7 +18,7 @@ def detector(make_cfg, tmp_path_factory):
     cfg = make_cfg("stage1.yaml", root, "MODEL.WEIGHTS", str(root / "stage1.pth"))
     torch.manual_seed(0)
     model = LongTailTrainer.build_model(cfg)
-    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.2)
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.03)
     torch.save({"model": model.state_dict()}, root / "stage1.pth")
     cache_features(cfg, root / "train", CacheOptions(dtype="float32", shard_images=10))
     options = CacheOptions(purpose="eval", dtype="float32", shard_images=3)

@@ -181,6 +181,7 @@ def test_wrong_choices_are_errors(cfg, pool):
     with pytest.raises(ValueError, match=r"Unknown sampler 'Nobody'.*ClassBalancedSampler"):
         build_roi_sampler(cfg, pool, "Nobody")
     cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.5
     with pytest.raises(ValueError, match="cannot draw from a cache"):
         build_roi_sampler(cfg, pool)
     no_background = RoIPool(Table(background=0), K)

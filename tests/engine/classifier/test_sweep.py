@@ -35,6 +35,7 @@ def jobs(source, small_options, detector, tmp_path):
     return plan_jobs(methods, [source.cache] * 2, [val] * 2, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_reports_failures_and_writes_the_winner(jobs, tmp_path):
     told = []
     results, failures = run_jobs(jobs, 2, lambda job, result: told.append((job.label, result)))
