@@ -96,8 +96,11 @@ def measure_reading(folder: Path) -> None:
             f"gather {BATCH} RoIs, {name}: {1000 * passed:.2f} ms, {BATCH / passed:,.0f} RoIs/s; "
             f"of the processor {1000 * worked:.2f} ms"
         )
+    for seed in (1, 2):
+        gather_seconds(table, 2 * GATHERED["warm"], seed)
+        memory.append(anonymous_memory())
     told = ", ".join(f"{size:.0f}" for size in memory)
-    print(f"memory before, after the cold and after the warm batches: {told} MiB")
+    print(f"memory at first, after 20, 520, 1,520 and 2,520 batches: {told} MiB")
 
 
 def print_arithmetic(dim: int, bytes_per_second: float) -> None:
