@@ -1,8 +1,10 @@
 # `make demo` and `make test` each set everything up from nothing; a second run starts at once.
 PYTHON ?= python3
 RUN := .venv/bin/python
+# Test files side by side, one on each core.
+PARALLEL := -n logical --dist loadfile
 
-.PHONY: setup demo test test-quick lint clean
+.PHONY: setup demo test test-quick soak lint clean
 
 setup:
 	@$(PYTHON) tools/setup_env.py
@@ -11,10 +13,15 @@ demo: setup
 	@$(RUN) tools/quickstart.py --out output/demo
 
 test: setup
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest $(PARALLEL)
 
 test-quick: setup
-	@$(RUN) -m pytest -m "not slow"
+	@$(RUN) -m pytest $(PARALLEL) -m "not slow"
+
+# What takes too long for `make test`: 20 kills of each job, and 3,000 iterations.
+soak: setup
+	@$(RUN) -m tests.soak --kills 20
+	@$(RUN) -m tests.soak.long_run --iterations 3000
 
 lint: setup
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

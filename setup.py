@@ -49,7 +49,7 @@ setup(
         "demo": ["fonttools>=4.40", "fonticon-materialdesignicons7==7.2.96"],
         # `lvis` asks for opencv-python, which needs libGL; tools/setup_env.py installs lvis alone.
         "lvis": ["opencv-python-headless>=4.8"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "psutil>=5.9", "ruff>=0.9"],
-        "dev": ["pre-commit>=3.5", "nox"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "psutil>=5.9", "ruff>=0.9"],
+        "dev": ["pre-commit>=3.5", "nox>=2024.4"],
     },
 )

@@ -1,9 +1,23 @@
 """One thread for all tests: small tensors gain nothing from more, and a process that a test starts
 with one thread must compute the same bits."""
 
+import logging
 import os
 
+import pytest
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_end_with_their_test():
+    """A tool that is run in this process logs to the streams of its test, which close with it."""
+    loggers = [logging.getLogger(name) for name in ("balms_det", "detectron2", "fvcore")]
+    before = [list(logger.handlers) for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before):
+        for handler in set(logger.handlers) - set(handlers):
+            logger.removeHandler(handler)
+            handler.close()

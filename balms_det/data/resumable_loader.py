@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -110,18 +110,13 @@ class ResumableLoader(Iterator):
     def _data_loader(self) -> DataLoader:
         return DataLoader(
             self.dataset,
-            batch_sampler=self._dispatch(),
+            batch_sampler=_dispatch(self._batches, self._in_work, self._rank, self._world_size),
             num_workers=self._num_workers,
             collate_fn=_as_list,
             # A DataLoader draws a seed for its workers when it starts; taken from torch's global
             # generator, that would change the model's randomness at every restart.
             generator=torch.Generator(),
         )
-
-    def _dispatch(self) -> Iterator[list[DrawIndex]]:
-        for batch in self._batches:
-            self._in_work.append(batch)
-            yield batch[self._rank :: self._world_size]
 
     def state_dict(self) -> dict:
         """What the next batches follow from; plain values, the same on every rank.
@@ -150,6 +145,19 @@ class ResumableLoader(Iterator):
         self._batches.load_state_dict(state)
         self._in_work.clear()
         self._mapped = None
+
+
+def _dispatch(
+    batches: Iterable, in_work: deque, rank: int, world_size: int
+) -> Iterator[list[DrawIndex]]:
+    """A rank's share of every batch; ``in_work`` gets the batch whole.
+
+    Not a method: a generator that holds the loader whose iterator holds the generator is freed by
+    the garbage collector only, which ends the workers' queues first and then waits 10 s for each.
+    """
+    for batch in batches:
+        in_work.append(batch)
+        yield batch[rank::world_size]
 
 
 def _as_list(examples: list) -> list:

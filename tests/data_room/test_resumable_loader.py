@@ -1,7 +1,9 @@
 """The resumable loader: Detectron2's order, draw-wise randomness, resume in mid-stream."""
 
+import gc
 import itertools
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -164,3 +166,15 @@ def test_skipped_images_are_replaced_reproducibly():
     skips_all = SeededMapDataset(records(), lambda record: None, 3)
     with pytest.raises(RuntimeError, match=f"None for {MAX_SKIPPED + 1} images"):
         skips_all[DrawIndex(0).at(0)]
+
+
+def test_a_loader_is_freed_at_once():
+    loader = make(workers=2)
+    take(loader, 1)
+    freed = weakref.ref(loader._mapped)
+    gc.disable()
+    try:
+        del loader
+        assert freed() is None  # a cycle would be left to the garbage collector, see _dispatch
+    finally:
+        gc.enable()

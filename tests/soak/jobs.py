@@ -29,6 +29,14 @@ SMALL = {
 }
 
 
+def _loss(name: str) -> tuple[str, str]:
+    return "MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME", name
+
+
+# It has an output of its own, so what reads stage 1 without training it on must name it too.
+STAGE1_LOSS = _loss("PCBSeesawLoss")
+
+
 @dataclass(frozen=True)
 class Job:
     """A command and what it starts from.
@@ -70,14 +78,14 @@ def _training(config: str, *more: str, test: bool = False) -> Callable[[Path, Pa
 
 
 def _evaluation(shared: Path, folder: Path) -> list[str]:
-    script, *words = _training("stage2_softmax", test=True)(shared, folder)
+    script, *words = _training("stage2_softmax", *STAGE1_LOSS, test=True)(shared, folder)
     return [script, "--eval-only", *words]
 
 
 def _features(shared: Path, folder: Path) -> list[str]:
     words = ["tools/cache_features.py", "--config-file", "configs/quickstart/stage2_softmax.yaml"]
     words += ["--out", str(folder), "--views", "2", "--shard-images", "5", "--background", "6"]
-    words += options(shared / "data", folder, test=False)
+    words += [*options(shared / "data", folder, test=False), *STAGE1_LOSS]
     return [*words, "MODEL.WEIGHTS", str(shared / "stage1" / "model_final.pth")]
 
 
@@ -87,16 +95,12 @@ def _icons(shared: Path, folder: Path) -> list[str]:
     return ["tools/make_icons.py", "--out", str(folder), *words]
 
 
-def _loss(name: str) -> tuple[str, str]:
-    return "MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME", name
-
-
 JOBS = {
     # Losses with running state, pasted instances, repeats of images.
     "stage1": Job(
         _training(
             "stage1",
-            *(*_loss("PCBSeesawLoss"), "MODEL.ROI_BOX_HEAD.CLS_LOSS.ARGS.START_EPOCH", "8"),
+            *(*STAGE1_LOSS, "MODEL.ROI_BOX_HEAD.CLS_LOSS.ARGS.START_EPOCH", "8"),
             *("DATALOADER.REPEAT_THRESHOLD", "0.5", "INPUT.COPY_PASTE.ENABLED", "True"),
             *("INPUT.MASK_FORMAT", "bitmask"),
         )

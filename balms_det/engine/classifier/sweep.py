@@ -23,7 +23,6 @@ from balms_det.engine.classifier.run import Source, defined, open_source, train_
 from balms_det.engine.classifier.setup import Choices, Recipe, build_trainee, make_recipe
 from balms_det.engine.classifier.write import classifier_state, load_classifier_state, write_model
 from balms_det.engine.feature_cache import FeatureCache
-from balms_det.engine.setup import load_cfg
 from balms_det.engine.weights_files import load_tensors
 from balms_det.evaluation.table import METRICS, Row
 from balms_det.files import atomic_path, write_atomically
@@ -81,7 +80,7 @@ def add_missing_losses(
     methods: dict[str, Recipe], base: Path, cache: FeatureCache, choices: Choices, out: Path
 ) -> None:
     """Add a method for every registered loss that none of the configs trains with."""
-    covered = {load_cfg(m.config_file).MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME for m in methods.values()}
+    covered = {method.load().MODEL.ROI_BOX_HEAD.CLS_LOSS.NAME for method in methods.values()}
     for name, _ in BOX_LOSS_REGISTRY:
         if name not in covered:
             own = Choices(**{**vars(choices), "loss": name})
