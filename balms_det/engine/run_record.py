@@ -11,9 +11,7 @@ import json
 import logging
 import os
 import platform
-import struct
 import sys
-import zlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from detectron2.utils import comm
 import balms_det
 from balms_det.data.class_stats import build_class_stats
 from balms_det.data.fingerprint import file_fingerprint
-from balms_det.engine.git_state import git_state
+from balms_det.engine.git_state import GitError, git_state
 from balms_det.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -123,8 +121,8 @@ def _cuda() -> dict[str, Any]:
 def _git(folder: Path, tracked: str | None = None) -> dict | None:
     try:
         return git_state(folder, tracked)
-    except (OSError, ValueError, IndexError, struct.error, zlib.error) as error:
-        return {"error": f"the git repository of {folder} cannot be read: {error}"}
+    except GitError as error:
+        return {"error": f"the git checkout of {folder} cannot be read: {error}"}
 
 
 def _datasets(cfg: CfgNode) -> list[str]:
