@@ -28,7 +28,7 @@ from detectron2.utils.events import EventStorage
 
 from balms_det.engine import load_cfg
 from balms_det.engine.non_finite import NonFiniteGuard
-from benchmarks.meta_step import make_batch
+from meta_step import make_batch
 
 CONFIG = Path(__file__).parents[1] / "configs/LVISv1/mask_rcnn_R_50_FPN_softmax_rfs.yaml"
 OPTIONS = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.MASK_ON", "False"]
