@@ -25,10 +25,10 @@ import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from meta_step import make_batch
 
 from balms_det.engine import load_cfg
 from balms_det.engine.non_finite import NonFiniteGuard
-from meta_step import make_batch
 
 CONFIG = Path(__file__).parents[1] / "configs/LVISv1/mask_rcnn_R_50_FPN_softmax_rfs.yaml"
 OPTIONS = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.MASK_ON", "False"]

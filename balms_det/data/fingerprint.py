@@ -24,6 +24,15 @@ class _Entry(msgspec.Struct):
     sha256: str
 
 
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, read anew."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def file_fingerprint(path: str | os.PathLike) -> dict[str, str | int]:
     """``file`` (absolute), ``size`` in bytes and ``sha256`` of a file.
 
@@ -34,11 +43,11 @@ def file_fingerprint(path: str | os.PathLike) -> dict[str, str | int]:
     status = os.stat(path)
     key = (path, status.st_size, status.st_mtime_ns)
     if status.st_size < MIN_CACHED_BYTES:
-        digest = _sha256(path)
+        digest = file_sha256(path)
     else:
         digest = _cached(key)
         if digest is None:
-            digest = _sha256(path)
+            digest = file_sha256(path)
             content = msgspec.json.encode(_Entry(*key, digest))
             write_first_possible(cache_paths(path, SUFFIX), content)
     return {"file": path, "size": status.st_size, "sha256": digest}
@@ -54,11 +63,3 @@ def _cached(key: tuple[str, int, int]) -> str | None:
         if (entry.path, entry.size, entry.mtime_ns) == key:
             return entry.sha256
     return None
-
-
-def _sha256(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,8 +11,8 @@ from balms_det.data.fingerprint import SUFFIX, file_fingerprint
 @pytest.fixture
 def count(monkeypatch):
     """How often a file was read through."""
-    calls, read = [], fingerprint._sha256
-    monkeypatch.setattr(fingerprint, "_sha256", lambda path: calls.append(path) or read(path))
+    calls, read = [], fingerprint.file_sha256
+    monkeypatch.setattr(fingerprint, "file_sha256", lambda path: calls.append(path) or read(path))
     return calls
 
 

@@ -10,10 +10,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from balms_det.data.count_sources import dataset_class_names
+from balms_det.data.fingerprint import file_sha256
 from balms_det.engine.feature_cache.layout import EVAL, TRAIN, FeatureCacheError
 from balms_det.engine.feature_cache.manifest import Manifest, ShardEntry, read_manifest
 from balms_det.engine.feature_cache.settings import dataset_source, weights_sha256
-from balms_det.engine.feature_cache.shards import file_sha256
 from balms_det.engine.feature_cache.table import RoITable
 
 AGAIN = "Delete it and call tools/cache_features.py again: it makes what is missing"

@@ -15,9 +15,9 @@ from detectron2.utils.file_io import PathManager
 from balms_det.data.build import load_train_dicts
 from balms_det.data.class_stats import build_class_stats
 from balms_det.data.count_sources import dataset_class_names
+from balms_det.data.fingerprint import file_sha256
 from balms_det.engine.feature_cache.layout import DTYPES, EVAL, TRAIN, FeatureCacheError
 from balms_det.engine.feature_cache.manifest import ClassCounts, Settings, Source
-from balms_det.engine.feature_cache.shards import file_sha256
 
 # A shard is in memory until it is written; an image of LVIS has a thousand RoIs for evaluation.
 SHARD_IMAGES = {TRAIN: 500, EVAL: 100}

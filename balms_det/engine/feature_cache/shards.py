@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from balms_det.data.fingerprint import file_sha256
 from balms_det.engine.feature_cache.examples import Span
 from balms_det.engine.feature_cache.layout import (
     FEATURES,
@@ -26,7 +26,6 @@ from balms_det.files import atomic_path
 # The one entry of a shard's metadata: a library may write several in any order, and equal shards
 # are equal bytes.
 METADATA = "balms_det"
-BLOCK = 2**20
 
 
 class ShardLabel(msgspec.Struct, frozen=True):
@@ -114,15 +113,6 @@ def _label(path: Path, metadata: Mapping[str, str] | None) -> ShardLabel:
         return msgspec.json.decode((metadata or {}).get(METADATA, ""), type=ShardLabel)
     except msgspec.DecodeError as error:
         raise FeatureCacheError(f"{path}: this is no shard of a feature cache") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def feature_dim(path: Path) -> int:
