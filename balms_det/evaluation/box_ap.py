@@ -21,7 +21,7 @@ from detectron2.structures import BoxMode
 
 from balms_det.data.annotation_json import garbage_collector_paused
 from balms_det.evaluation.backends import rust
-from balms_det.evaluation.detections import Detections, evaluated_detections
+from balms_det.evaluation.detections import Detections, limited_detections
 from balms_det.evaluation.ground_truth import read_ground_truth
 from balms_det.evaluation.lvis_eval import group_members
 from balms_det.evaluation.lvis_result import group_ap
@@ -165,7 +165,7 @@ def box_ap(
     detections = truth.detections(found)
     if not len(detections):
         return dict.fromkeys(METRICS, math.nan)
-    detections = evaluated_detections(truth.columns, detections, max_dets, -1)
+    detections = limited_detections(truth.columns, detections, max_dets, -1)
     curves = rust.evaluate(truth.columns, detections, "bbox", areas=("all",))
     values = group_ap(curves, truth.columns.category_ids, truth.groups)
     return {m: 100 * values[m] if values[m] >= 0 else math.nan for m in METRICS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Detections:
         category: (N,) int64.
         score: (N,) float64, finite.
         box: (N, 4) float64, x, y, width, height in pixels; None where masks are evaluated.
-        masks: of N detections; None where boxes are evaluated.
+        masks: of N detections, compressed RLEs; None where boxes are evaluated.
         area: (N,) float64 in pixels, of the mask or the box; None until it is measured.
     """
 
@@ -39,7 +40,7 @@ class Detections:
     category: np.ndarray
     score: np.ndarray
     box: np.ndarray | None
-    masks: MaskColumn | None
+    masks: MaskColumn | list[dict] | None
     area: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -54,6 +55,11 @@ class Detections:
         columns = {f.name: _take(getattr(self, f.name), kept) for f in dataclasses.fields(self)}
         return Detections(**columns)
 
+    def part(self, which: slice) -> Detections:
+        """Some detections in a row, their masks put together."""
+        columns = (getattr(self, f.name) for f in dataclasses.fields(self))
+        return Detections(*(None if column is None else column[which] for column in columns))
+
     def measured(self) -> Detections:
         """The same, with areas.
 
@@ -64,37 +70,63 @@ class Detections:
         area = _mask_areas(self.masks) if box is None else box[:, 2] * box[:, 3]
         return dataclasses.replace(self, area=area)
 
+    def with_area(self) -> Detections:
+        """Those of them that have an area, which is measured.
+
+        Raises:
+            BrokenMaskError: a mask whose RLE cannot be read.
+        """
+        measured = self.measured()
+        return measured.take(np.flatnonzero(measured.area > 0))
+
+
+def limited_detections(
+    truth: GroundTruth, detections: Detections, per_image: int, per_category: int
+) -> Detections:
+    """Those that count of some detections, in their order.
+
+    First the limits; a negative one is none. Then those of a category that is not verified on their
+    image are left out: they have used up a place within the limit. So have those without an area,
+    which are left out last (:func:`with_area`).
+    """
+    kept = best_of_each(detections.category, detections.score, per_category)
+    detections = detections.take(kept)
+    detections = detections.take(best_of_each(detections.image, detections.score, per_image))
+    return detections.take(np.flatnonzero(truth.verified(detections.image, detections.category)))
+
+
+def with_area(truth: GroundTruth, detections: Detections) -> Detections:
+    """Those that have an area, which is measured.
+
+    Raises:
+        ValueError: a mask whose RLE is broken; the message says which.
+    """
+    try:
+        return detections.with_area()
+    except BrokenMaskError as error:
+        raise broken_mask(truth, detections, error.index, str(error)) from error
+
 
 def evaluated_detections(
     truth: GroundTruth, detections: Detections, per_image: int, per_category: int
 ) -> Detections:
     """What the official package evaluates of some detections, in its order, with areas.
 
-    First the limits; a negative one is none. Then those of a category that is not verified on their
-    image are left out, and last those without area: they have used up a place within the limit.
-
     Raises:
         ValueError: a mask whose RLE is broken.
     """
-    kept = best_of_each(detections.category, detections.score, per_category)
-    detections = detections.take(kept)
-    detections = detections.take(best_of_each(detections.image, detections.score, per_image))
-    verified = truth.verified(detections.image, detections.category)
-    detections = detections.take(np.flatnonzero(verified))
-    try:
-        detections = detections.measured()
-    except BrokenMaskError as error:
-        raise broken_mask(truth, detections, error.index, str(error)) from error
-    return detections.take(np.flatnonzero(detections.area > 0))
+    return with_area(truth, limited_detections(truth, detections, per_image, per_category))
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
     if isinstance(column, MaskColumn):
         return column.take(kept)
+    if isinstance(column, list):
+        return [column[n] for n in kept.tolist()]
     return None if column is None else column[kept]
 
 
-def _mask_areas(masks: MaskColumn) -> np.ndarray:
+def _mask_areas(masks: Sequence[dict]) -> np.ndarray:
     """(N,) float64. Not by pycocotools, whose areas of 256 or more RLEs overflow with numpy 2.4,
     and which does not see that an RLE is broken."""
     import hotcoco

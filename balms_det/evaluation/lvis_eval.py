@@ -9,7 +9,7 @@ import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError, garbage_collector_paused
 from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
-from balms_det.evaluation.detections import Detections, distinct, evaluated_detections
+from balms_det.evaluation.detections import distinct, limited_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis_result import GROUPS, ClassTable, Curves, LVISResult, summarize
 from balms_det.evaluation.read_detections import read_detections
@@ -62,7 +62,7 @@ def evaluate_lvis(
     members = group_members(truth, groups)
     limits = detection_limits(rule, max_dets)
     detections = read_detections(results, truth, iou_type, lenient)
-    detections = evaluated_detections(truth, detections, *limits)
+    detections = limited_detections(truth, detections, *limits)
     compute = evaluate_boundary if boundary else BACKENDS[backend]
     curves = compute(truth, detections, iou_type)
     return LVISResult(
@@ -70,7 +70,7 @@ def evaluate_lvis(
         groups=members,
         iou_type=iou_type,
         max_dets=limits[0],
-        _classes=_class_table(truth, detections, curves),
+        _classes=_class_table(truth, curves),
     )
 
 
@@ -119,7 +119,7 @@ def group_members(truth: GroundTruth, groups: Groups | None) -> dict[str, list[i
     return {group: [i for i, label in pairs if label == group] for group in GROUPS}
 
 
-def _class_table(truth: GroundTruth, detections: Detections, curves: Curves) -> ClassTable:
+def _class_table(truth: GroundTruth, curves: Curves) -> ClassTable:
     size = len(truth.category_ids)
     counted = ~truth.ignore
     pairs = distinct(truth.image[counted] * size + truth.category[counted])
@@ -128,6 +128,5 @@ def _class_table(truth: GroundTruth, detections: Detections, curves: Curves) -> 
         names=truth.names,
         num_images=np.bincount(pairs % size, minlength=size),
         num_instances=np.bincount(truth.category[counted], minlength=size),
-        num_detections=np.bincount(detections.category, minlength=size),
         curves=curves,
     )

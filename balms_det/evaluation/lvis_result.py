@@ -36,11 +36,13 @@ class Curves:
         categories: (K,) ranks of these categories, ascending.
         precision: (T, R, K, A) float64, interpolated precision at the recall points, or -1.
         recall: (T, K, A) float64, or -1.
+        num_detections: of every category of the dataset, how many detections were evaluated.
     """
 
     categories: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
+    num_detections: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class ClassTable:
     Attributes:
         ids: C category ids, ascending.
         names: C class names.
-        num_images, num_instances, num_detections: (C,), see :class:`CategoryResult`.
+        num_images, num_instances: (C,), see :class:`CategoryResult`.
         curves: of the categories that have ground truth.
     """
 
@@ -58,7 +60,6 @@ class ClassTable:
     names: list[str]
     num_images: np.ndarray
     num_instances: np.ndarray
-    num_detections: np.ndarray
     curves: Curves
 
     def results(self, groups: Mapping[str, Sequence[int]]) -> list[CategoryResult]:
@@ -85,7 +86,7 @@ class ClassTable:
                     ap75=-1.0 if n is None else float(over_recall[5, n]),
                     num_images=int(self.num_images[k]),
                     num_instances=int(self.num_instances[k]),
-                    num_detections=int(self.num_detections[k]),
+                    num_detections=int(self.curves.num_detections[k]),
                     precision=precision,
                     recall=recall,
                     recall_points=RECALL_POINTS,

@@ -8,7 +8,7 @@ import pytest
 from lvis_cases import Case
 
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.backends import rust
+from balms_det.evaluation.backends import rust, rust_stream
 from balms_det.evaluation.lvis_package import import_lvis
 
 FEW = 40
@@ -34,7 +34,7 @@ def official(truth, results, iou_type, max_dets, tmp_path):
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_both_backends_equal_the_official_package(seed, iou_type, tmp_path, monkeypatch):
-    monkeypatch.setattr(rust, "_IMAGES_AT_A_TIME", 1 + seed % 3)
+    monkeypatch.setattr(rust_stream, "_IMAGES_AT_A_TIME", 1 + seed % 3)
     monkeypatch.setattr(rust, "_STREAM_LIMIT", 0 if seed % 4 == 3 else 300)
     case = Case(seed)
     expected = official(case.truth, case.results, iou_type, case.max_dets, tmp_path)

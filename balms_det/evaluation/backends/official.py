@@ -17,7 +17,7 @@ import numpy as np
 
 from balms_det.data.rle import rle_pixels
 from balms_det.evaluation.boundary import rle_boundary
-from balms_det.evaluation.detections import Detections, broken_mask
+from balms_det.evaluation.detections import Detections, broken_mask, with_area
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_package import import_lvis
 from balms_det.evaluation.lvis_result import Curves
@@ -106,7 +106,7 @@ def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curve
 
     Args:
         truth: with masks where they are evaluated.
-        detections: those that count; no limit is applied here.
+        detections: within the limits; those without an area are left out here.
         iou_type: "bbox" or "segm".
     """
     return _run(evaluator_class(), truth, detections, iou_type)
@@ -118,6 +118,7 @@ def evaluate_boundary(truth: GroundTruth, detections: Detections, iou_type: str)
 
 
 def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+    detections = with_area(truth, detections)
     if iou_type == "segm":
         _check_masks(truth, detections)
     lvis = import_lvis()
@@ -130,7 +131,8 @@ def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: 
     evaluation.evaluate()
     evaluation.accumulate()
     everything = np.arange(len(truth.category_ids))
-    return Curves(everything, evaluation.eval["precision"], evaluation.eval["recall"])
+    counts = np.bincount(detections.category, minlength=len(everything))
+    return Curves(everything, evaluation.eval["precision"], evaluation.eval["recall"], counts)
 
 
 def _check_masks(truth: GroundTruth, detections: Detections) -> None:

@@ -13,7 +13,7 @@ from balms_det.data.annotation_json import read_annotation_json
 from balms_det.data.class_stats import ClassStats, stats_of
 from balms_det.data.image_files import locate_images
 from balms_det.data.stats_checks import check_same_classes
-from balms_det.evaluation.detections import best_of_each
+from balms_det.evaluation.detections import best_of_each, with_area
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis_eval import evaluate_lvis
 from balms_det.evaluation.read_detections import read_detections
@@ -134,8 +134,7 @@ def _evaluate(
     detections = read_detections(str(path), truth, iou_type)
     # As evaluated, but with the classes that are not verified on an image: they too are confused.
     kept = best_of_each(detections.image, detections.score, MAX_DETS)
-    detections = detections.take(kept).measured()
-    detections = detections.take(np.flatnonzero(detections.area > 0))
+    detections = with_area(truth, detections.take(kept))
     return Run(name, result, detections, match(truth, detections))
 
 
