@@ -86,7 +86,7 @@ def _masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> MaskColumn:
     counts = list(map(operator.itemgetter("counts"), values))
     if not set(map(len, own)) <= {2} or not set(map(type, counts)) <= {str, bytes}:
         raise ValueError("no compressed RLE")
-    packed = struct.pack(f"{2 * len(own)}q", *itertools.chain.from_iterable(own))
-    if (np.frombuffer(packed, np.int64).reshape(-1, 2) != known.sizes[image]).any():
+    heights_and_widths = itertools.chain.from_iterable(zip(*own))
+    if struct.pack(f"{2 * len(own)}q", *heights_and_widths) != known.sizes[image].T.tobytes():
         raise ValueError("a mask of another size")
     return MaskColumn(counts, image, known.size_lists)

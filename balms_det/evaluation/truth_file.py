@@ -43,7 +43,12 @@ class TruthAnnotation(msgspec.Struct, gc=False):
 
 
 class WrittenMask:
-    """A segmentation as it is written, its polygons in arrays: a quarter of a list's memory."""
+    """A segmentation as it is written, its polygons in arrays: a quarter of a list's memory.
+
+    Attributes:
+        segmentation: polygons, ``array``s of x and y by turns, which hotcoco takes as they are, or
+            an RLE.
+    """
 
     __slots__ = ("segmentation",)
 
@@ -51,12 +56,6 @@ class WrittenMask:
         if isinstance(segmentation, list):
             segmentation = [array("d", polygon) for polygon in segmentation]
         self.segmentation = segmentation
-
-    def as_written(self) -> Any:
-        """Polygons as lists of numbers, or an RLE."""
-        if isinstance(self.segmentation, list):
-            return [polygon.tolist() for polygon in self.segmentation]
-        return self.segmentation
 
 
 class MaskedAnnotation(TruthAnnotation, gc=False):

@@ -6,6 +6,8 @@ up, is found here, where its annotation can be named.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError
@@ -39,6 +41,34 @@ def checked_masks(
         AnnotationFileError: a segmentation is missing, or cannot be drawn.
     """
     masks = []
+    for start in range(0, len(annotations), _CHUNK):
+        part = annotations[start : start + _CHUNK]
+        masks += _sound_polygons(part) or _one_by_one(name, part, image[start:], sizes)
+    rles = [m for m, mask in enumerate(masks) if isinstance(mask.segmentation, dict)]
+    broken = np.zeros(len(masks), bool)
+    broken[rles] = ~runs_fit([masks[m].segmentation for m in rles])
+    refuse(name, annotations, broken, "a broken segmentation: its runs do not add up to its size")
+    return masks
+
+
+def _sound_polygons(annotations: list) -> list[WrittenMask] | None:
+    """The masks of annotations that all have polygons without a fault, looked at together."""
+    masks = [annotation.segmentation for annotation in annotations]
+    if None in masks:
+        return None
+    drawn = [mask.segmentation for mask in masks]
+    if not all(isinstance(polygons, list) and polygons for polygons in drawn):
+        return None
+    outlines = list(itertools.chain.from_iterable(drawn))
+    lengths = np.fromiter(map(len, outlines), np.int64, len(outlines))
+    fit = (lengths > 4) & (lengths % 2 == 0)
+    if not fit.all() or not (np.abs(np.frombuffer(b"".join(outlines))) <= MAX_COORDINATE).all():
+        return None
+    return masks
+
+
+def _one_by_one(name: str, annotations: list, image: np.ndarray, sizes: list) -> list[WrittenMask]:
+    masks = []
     for annotation, rank in zip(annotations, image.tolist()):
         if annotation.segmentation is None:
             raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
@@ -48,27 +78,7 @@ def checked_masks(
             raise AnnotationFileError(
                 f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
             ) from error
-    _check_polygons(name, annotations, masks)
-    rles = [m for m, mask in enumerate(masks) if isinstance(mask.segmentation, dict)]
-    broken = np.zeros(len(masks), bool)
-    broken[rles] = ~runs_fit([masks[m].segmentation for m in rles])
-    refuse(name, annotations, broken, "a broken segmentation: its runs do not add up to its size")
     return masks
-
-
-def _check_polygons(name: str, annotations: list, masks: list[WrittenMask]) -> None:
-    for start in range(0, len(masks), _CHUNK):
-        part = [m.segmentation for m in masks[start : start + _CHUNK]]
-        outlines = [p for polygons in part if isinstance(polygons, list) for p in polygons]
-        if not outlines or (np.abs(np.concatenate(outlines)) <= MAX_COORDINATE).all():
-            continue
-        for annotation, mask in zip(annotations[start:], masks[start : start + _CHUNK]):
-            try:
-                check_polygons(mask.as_written() if isinstance(mask.segmentation, list) else [])
-            except ValueError as error:
-                raise AnnotationFileError(
-                    f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
-                ) from error
 
 
 def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
@@ -78,6 +88,7 @@ def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
         if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
             raise ValueError(f"it has polygons of {lengths} numbers.")
         if min(lengths) > 4:
+            check_polygons([polygon.tolist() for polygon in polygons])
             return mask
         # Two points are pycocotools' to draw or refuse, as in the official package.
     return WrittenMask(segmentation_to_rle(polygons, height, width))

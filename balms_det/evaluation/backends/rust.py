@@ -74,7 +74,7 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
         truth.category,
         truth.box,
         area=rust_input.instance_areas(truth),
-        segmentation=None if truth.masks is None else [mask.as_written() for mask in truth.masks],
+        segmentation=None if truth.masks is None else [mask.segmentation for mask in truth.masks],
     )
     masks = None if detections.masks is None else detections.masks[:]
     results = dataset.load_res(rust_input.detection_rows(detections), segmentation=masks)

@@ -61,7 +61,7 @@ def instance_dicts(truth: GroundTruth, areas: np.ndarray, which: np.ndarray) -> 
     ]
     if truth.masks is not None:
         for instance, n in zip(instances, which.tolist()):
-            instance["segmentation"] = truth.masks[n].as_written()
+            instance["segmentation"] = truth.masks[n].segmentation
     return instances
 
 
