@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from balms_det.evaluation.ground_truth import GroundTruth
+from balms_det.evaluation.held_masks import HeldMasks
 from balms_det.evaluation.mask_column import MaskColumn
 
 _CHUNK = 1 << 12
@@ -40,7 +41,7 @@ class Detections:
     category: np.ndarray
     score: np.ndarray
     box: np.ndarray | None
-    masks: MaskColumn | list[dict] | None
+    masks: MaskColumn | HeldMasks | list[dict] | None
     area: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -119,7 +120,7 @@ def evaluated_detections(
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
-    if isinstance(column, MaskColumn):
+    if isinstance(column, (MaskColumn, HeldMasks)):
         return column.take(kept)
     if isinstance(column, list):
         return [column[n] for n in kept.tolist()]

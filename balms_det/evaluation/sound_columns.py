@@ -38,6 +38,14 @@ def sound_columns(
     return Columns(index, image, category, score, box, masks, read_ids(entries))
 
 
+def sound_masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> MaskColumn | None:
+    """The masks of entries on these images, (N,) ranks; None if one may have a fault."""
+    try:
+        return _masks(entries, image, known)
+    except _FAULTS:
+        return None
+
+
 def read_ids(entries: Sequence[dict]) -> list | None:
     """The optional ids; None where an entry has none."""
     try:

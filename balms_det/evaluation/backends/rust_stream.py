@@ -31,7 +31,8 @@ def streamed(truth: GroundTruth, detections: Detections, iou_type: str, areas: S
         areas: the ranges that are asked for.
 
     Returns:
-        A ``hotcoco.COCOeval`` to accumulate, and for every category how many detections had an area.
+        A ``hotcoco.COCOeval`` to accumulate, and of every category how many detections have an
+        area.
 
     Raises:
         ValueError: a mask whose RLE is broken; the message says which.

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from balms_det.data.annotation_json import read_annotation_json
 from balms_det.data.class_stats import ClassStats, stats_of
