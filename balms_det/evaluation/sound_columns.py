@@ -38,12 +38,13 @@ def sound_columns(
     return Columns(index, image, category, score, box, masks, read_ids(entries))
 
 
-def sound_masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> MaskColumn | None:
-    """The masks of entries on these images, (N,) ranks; None if one may have a fault."""
+def are_sound_masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> bool:
+    """Whether the masks of entries on these images, (N,) ranks, have no fault for sure."""
     try:
-        return _masks(entries, image, known)
+        _masks(entries, image, known)
     except _FAULTS:
-        return None
+        return False
+    return True
 
 
 def read_ids(entries: Sequence[dict]) -> list | None:
