@@ -16,7 +16,7 @@ from balms_det.evaluation.mask_column import MaskColumn
 from balms_det.evaluation.result_chunks import ResultsError
 from balms_det.evaluation.sound_columns import are_sound_masks
 
-_CHUNK = 1 << 12
+_CHUNK = 1 << 11
 
 
 class MaskReader:
