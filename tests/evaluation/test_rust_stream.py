@@ -1,6 +1,5 @@
-"""The threads that match images: an error in one of them, or an interrupt, comes out; they end."""
+"""The threads that match images: an error in one of them comes out, and they end."""
 
-import signal
 import threading
 
 import pytest
@@ -9,6 +8,7 @@ from lvis_cases import Case
 from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.backends import rust_input, rust_stream
 
+BATCH = 100
 IMAGES = 3000  # enough that all of them are never done before the main thread has its turn
 
 
@@ -23,13 +23,13 @@ def case(monkeypatch):
     return case
 
 
-def at_the_third_batch(monkeypatch, event):
-    """Call ``event`` there; returns a list that gets an item for each batch."""
+def at_a_batch(monkeypatch, event):
+    """Call ``event`` when all threads have begun; returns a list that gets an item per batch."""
     begun, make = [], rust_input.instance_dicts
 
     def instance_dicts(*arguments):
         begun.append(None)
-        if len(begun) == 3:
+        if len(begun) == BATCH:
             event()
         return make(*arguments)
 
@@ -37,18 +37,13 @@ def at_the_third_batch(monkeypatch, event):
     return begun
 
 
-def fail():
-    raise MemoryError("the third")
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_ends_a_batch_ends_all(case, monkeypatch, error):
+    def fail():
+        raise error
 
-
-def interrupt():
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-
-@pytest.mark.parametrize(("event", "error"), [(fail, MemoryError), (interrupt, KeyboardInterrupt)])
-def test_what_ends_a_batch_ends_all(case, monkeypatch, event, error):
-    threads, begun = threading.enumerate(), at_the_third_batch(monkeypatch, event)
+    threads, begun = threading.enumerate(), at_a_batch(monkeypatch, fail)
     with pytest.raises(error):
         evaluate_lvis(case.truth, case.results, "bbox")
-    assert 3 <= len(begun) < IMAGES
+    assert BATCH <= len(begun) < IMAGES
     assert threading.enumerate() == threads

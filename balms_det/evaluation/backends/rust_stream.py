@@ -55,14 +55,15 @@ def streamed(truth: GroundTruth, detections: Detections, iou_type: str, areas: S
         free.append(stream)
         return np.bincount(category, minlength=len(categories))
 
+    pool = ThreadPoolExecutor(_THREADS)
     try:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            # At an exception ``map`` calls off what has not begun.
-            for counted in pool.map(match, range(len(batches))):
-                counts += counted
+        for counted in pool.map(match, range(len(batches))):
+            counts += counted
     except BrokenMaskError:
         with_area(truth, detections)  # of several broken ones it names the first in the results
         raise
+    finally:
+        pool.shutdown(cancel_futures=True)
     return hotcoco.StreamingEval.merge(free).finalize(), counts
 
 
