@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -44,8 +45,13 @@ class Browser:
         self._process.stdout.close()
 
     def open(self, page: Path) -> None:
+        patience = time.monotonic() + 60
         self._post("/url", {"url": "about:blank"})  # so that a new #fragment loads the page too
         self._post("/url", {"url": page.as_uri()})
+        # On a busy machine ChromeDriver may take the end of the blank page for that of this one.
+        there = "location.protocol === 'file:' && document.readyState === 'complete'"
+        while not self.js(there):
+            assert time.monotonic() < patience, f"{page} did not load"
 
     def js(self, script: str):
         return self._post("/execute/sync", {"script": f"return {script}", "args": []})

@@ -1,6 +1,8 @@
 """The page in a real browser."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -23,10 +25,12 @@ ARROW_DOWN = "\ue015"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
+def browser():
+    # Chromium keeps a socket there, whose path may have 100 characters; TMPDIR can be longer.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as scratch:
+        browser = Browser(Path(scratch))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
