@@ -36,7 +36,7 @@ OLDEST = {
     "opencv-python-headless": "4.8.0.76",  # later ones are built for numpy 2
 }
 # The torch that the compiled part of Detectron2's wheel, `_C`, was built with, for Python 3.10.
-COMPILED = {"torch": "2.4.1", "torchvision": "0.19.1"}
+COMPILED = {"torch": "2.3.1", "torchvision": "0.18.1"}
 NEWEST = {"torch": None, "torchvision": None}
 
 nox.options.default_venv_backend = "venv"
