@@ -11,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.meta_trainer import MetaStepTrainer, build_meta_step
 from tests.modeling.conftest import batch, tiny_cfg  # noqa: F401
+from tests.versions import needs_torch
 
 
 @pytest.fixture(params=["LongTailROIHeads", "LongTailCascadeROIHeads"])
@@ -144,6 +145,7 @@ def test_nan_stops_before_the_classifier_moves(meta_cfg, batch, where):  # noqa:
         assert all(torch.equal(old[name], new[name]) for name in old)
 
 
+@needs_torch(2, 3, "nms takes no half precision under the autocast of the CPU")
 def test_bfloat16_autocast(meta_cfg, batch):  # noqa: F811
     full, half = make_trainer(meta_cfg, batch), make_trainer(meta_cfg, batch)
     half.amp_dtype = torch.bfloat16

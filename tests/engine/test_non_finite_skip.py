@@ -21,6 +21,7 @@ from tests.engine.non_finite_fixtures import (
     with_ids,
 )
 from tests.modeling.conftest import batch, tiny_cfg  # noqa: F401
+from tests.versions import needs_torch
 
 
 def states(trainer):
@@ -77,6 +78,7 @@ def test_the_count_survives_a_restart(tmp_path):
     assert NonFiniteGuard(tmp_path).state_dict() == {}
 
 
+@needs_torch(2, 3, "there is no gradient scaler for the CPU")
 @pytest.mark.parametrize("scale", [1024.0, 1.0])
 def test_a_gradient_scaler_may_meet_infinity(tiny_cfg, batch, tmp_path, scale):  # noqa: F811
     """Only what its scale cannot explain is a fault."""

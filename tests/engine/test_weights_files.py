@@ -15,6 +15,7 @@ from torch import nn
 from balms_det.engine import LongTailCheckpointer
 from balms_det.engine.weights_files import read_checkpoint, write_weights
 from balms_det.trust import UntrustedFileError
+from tests.versions import needs_torch
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = {"weight": np.ones((3, 2), np.float32), "scale": np.float64(2.0)}
@@ -67,9 +68,8 @@ def test_a_cut_off_file_is_an_error_that_names_it(tmp_path, suffix):
     assert path.name in str(error.value)
 
 
+@needs_torch(2, 6, "no stand-ins are admitted")
 def test_a_training_run_may_save_numpy_scalars(tmp_path):
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        pytest.skip("torch before 2.6 admits no stand-ins")
     extra = {"best": np.float64(0.5), "step": np.int64(3), "curve": np.arange(2.0)}
     torch.save({"model": nn.Linear(3, 2).state_dict(), **extra}, tmp_path / "a.pth")
     loaded = LongTailCheckpointer(nn.Linear(3, 2)).load(str(tmp_path / "a.pth"))

@@ -6,6 +6,8 @@ import pytest
 import torch
 from loss_fixtures import ALL_LOSSES, K, fix_draws, make_batch, make_loss
 
+from tests.versions import needs_torch
+
 pytestmark = pytest.mark.parametrize("name", ALL_LOSSES)
 
 
@@ -69,10 +71,7 @@ def test_training_goes_on_from_a_file_as_if_nothing_had_been(name):
     assert _equal(_state(loss), _state(resumed))
 
 
-@pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 1),
-    reason="log_softmax has no derivative on the meta device before torch 2.1",
-)
+@needs_torch(2, 1, "log_softmax has no derivative on the meta device")
 def test_no_value_is_read_back_and_none_stays_on_the_cpu(name):
     """A tensor on the meta device has no value: reading one, as ``.item()`` would, is an error."""
     loss = make_loss(name).to("meta")

@@ -11,6 +11,7 @@ from balms_det.engine.feature_cache.examples import ExampleDataset, build_mapper
 from balms_det.engine.feature_cache.record import TrainingRecorder
 from balms_det.engine.feature_cache.settings import build_settings, load_records, with_dataset
 from balms_det.modeling.recording import box_predictors, record_silently
+from tests.versions import needs_torch
 
 CASCADE = ("MODEL.ROI_HEADS.NAME", "LongTailCascadeROIHeads")
 ALL_ROIS = ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 10000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0)
@@ -135,6 +136,7 @@ def test_recording_leaves_the_model_as_it_was(detector):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+@needs_torch(2, 3, "nms takes no half precision under the autocast of the CPU")
 def test_half_precision_as_in_training(detector):
     cfg = detector()
     model, example = _stage2(cfg), _examples(cfg)[0, 0][2]
