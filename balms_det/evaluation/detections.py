@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from balms_det.evaluation.ground_truth import GroundTruth
-from balms_det.evaluation.held_masks import HeldMasks
 from balms_det.evaluation.mask_column import MaskColumn
 
 _CHUNK = 1 << 12
@@ -41,11 +41,19 @@ class Detections:
     category: np.ndarray
     score: np.ndarray
     box: np.ndarray | None
-    masks: MaskColumn | HeldMasks | list[dict] | None
+    masks: MaskColumn | list[dict] | None
     area: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.score)
+
+    @staticmethod
+    def joined(parts: Sequence[Detections]) -> Detections:
+        """The detections of one or more parts, their masks put together."""
+        columns = zip(
+            *([getattr(part, f.name) for f in dataclasses.fields(part)] for part in parts)
+        )
+        return Detections(*map(_join, columns))
 
     def take(self, kept: np.ndarray) -> Detections:
         """The detections at these ascending indices."""
@@ -120,11 +128,19 @@ def evaluated_detections(
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
-    if isinstance(column, (MaskColumn, HeldMasks)):
+    if isinstance(column, MaskColumn):
         return column.take(kept)
     if isinstance(column, list):
         return [column[n] for n in kept.tolist()]
     return None if column is None else column[kept]
+
+
+def _join(columns: Sequence[Any]) -> Any:
+    if columns[0] is None:
+        return None
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    return list(itertools.chain.from_iterable(columns))
 
 
 def _mask_areas(masks: Sequence[dict]) -> np.ndarray:

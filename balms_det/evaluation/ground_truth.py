@@ -80,13 +80,16 @@ class GroundTruth:
 
     def verified(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Whether these categories are known to be, or not to be, on these images; (N,) bool."""
-        if not self.federated:
-            return np.ones(len(image), bool)
+        return self._verified[image, category] if self.federated else np.ones(len(image), bool)
+
+    @functools.cached_property
+    def _verified(self) -> np.ndarray:
+        """(N, K) bool."""
         table = np.zeros((len(self.image_ids), len(self.category_ids)), bool)
         table[self.image, self.category] = True
         of_image = np.repeat(np.arange(len(table)), list(map(len, self.negative)))
         table[of_image, list(itertools.chain.from_iterable(self.negative))] = True
-        return table[image, category]
+        return table
 
 
 def read_ground_truth(source: Any, masks: bool) -> GroundTruth:

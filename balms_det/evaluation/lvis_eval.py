@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from balms_det.data.annotation_json import AnnotationFileError, garbage_collector_paused
-from balms_det.evaluation.backends import BACKENDS, evaluate_boundary
+from balms_det.evaluation.backends import BACKENDS, evaluate_boundary, evaluate_results
 from balms_det.evaluation.detections import distinct, limited_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis_result import GROUPS, ClassTable, Curves, LVISResult, summarize
-from balms_det.evaluation.read_detections import open_detections
+from balms_det.evaluation.read_detections import read_detections
 
 # "Fixed AP": so many detections of a category over the whole dataset, and any number an image.
 FIXED_PER_CATEGORY = 10_000
@@ -61,14 +61,14 @@ def evaluate_lvis(
     truth = read_ground_truth(gt, masks=iou_type == "segm")
     members = group_members(truth, groups)
     limits = detection_limits(rule, max_dets)
-    detections = open_detections(results, truth, iou_type, lenient)
-    detections = limited_detections(truth, detections, *limits)
-    compute = evaluate_boundary if boundary else BACKENDS[backend]
-    try:
+    curves = None
+    if backend == "hotcoco" and not (boundary or lenient or rule == "fixed"):
+        curves = evaluate_results(truth, results, iou_type, max_dets)
+    if curves is None:
+        detections = read_detections(results, truth, iou_type, lenient)
+        detections = limited_detections(truth, detections, *limits)
+        compute = evaluate_boundary if boundary else BACKENDS[backend]
         curves = compute(truth, detections, iou_type)
-    finally:
-        if detections.masks is not None:
-            detections.masks.check_all()
     return LVISResult(
         metrics=summarize(curves, truth.category_ids, members, limits[0]),
         groups=members,

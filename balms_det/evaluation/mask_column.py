@@ -45,6 +45,3 @@ class MaskColumn(Sequence):
         """The masks at these indices, in their order."""
         counts = [self.counts[n] for n in kept.tolist()]
         return MaskColumn(counts, self._image[kept], self._sizes)
-
-    def check_all(self) -> None:
-        """Nothing: they were checked when they were read (``held_masks``)."""

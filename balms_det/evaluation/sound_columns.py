@@ -38,15 +38,6 @@ def sound_columns(
     return Columns(index, image, category, score, box, masks, read_ids(entries))
 
 
-def are_sound_masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> bool:
-    """Whether the masks of entries on these images, (N,) ranks, have no fault for sure."""
-    try:
-        _masks(entries, image, known)
-    except _FAULTS:
-        return False
-    return True
-
-
 def read_ids(entries: Sequence[dict]) -> list | None:
     """The optional ids; None where an entry has none."""
     try:
@@ -91,11 +82,11 @@ def _boxes(entries: Sequence) -> np.ndarray:
 
 def _masks(entries: Sequence, image: np.ndarray, known: KnownIds) -> MaskColumn:
     values = list(map(operator.itemgetter("segmentation"), entries))
-    own = list(map(operator.itemgetter("size"), values))
     counts = list(map(operator.itemgetter("counts"), values))
-    if not set(map(len, own)) <= {2} or not set(map(type, counts)) <= {str, bytes}:
+    if not set(map(type, counts)) <= {str, bytes}:
         raise ValueError("no compressed RLE")
-    heights_and_widths = itertools.chain.from_iterable(zip(*own))
-    if struct.pack(f"{2 * len(own)}q", *heights_and_widths) != known.sizes[image].T.tobytes():
+    heights, widths = zip(*map(operator.itemgetter("size"), values), strict=True)
+    pack, expected = struct.Struct(f"{len(counts)}q").pack, known.sizes[image].T
+    if pack(*heights) != expected[0].tobytes() or pack(*widths) != expected[1].tobytes():
         raise ValueError("a mask of another size")
     return MaskColumn(counts, image, known.size_lists)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from lvis_cases import Case
 
-from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.backends import rust, rust_stream
+from balms_det.evaluation import evaluate_lvis, result_parts
+from balms_det.evaluation.backends import evaluate_results, rust, rust_stream
+from balms_det.evaluation.ground_truth import read_ground_truth
 from balms_det.evaluation.lvis_package import import_lvis
 
 FEW = 40
@@ -31,12 +32,31 @@ def official(truth, results, iou_type, max_dets, tmp_path):
     return evaluation
 
 
+def set_way(case, seed, iou_type, monkeypatch):
+    """Choose one of the ways through the fast backend, in small pieces."""
+    for number, (module, name) in enumerate(
+        (
+            (result_parts, "_PIECE"),
+            (result_parts, "_PART"),
+            (rust, "_PART"),
+            (rust_stream, "_IMAGES_AT_A_TIME"),
+        )
+    ):
+        monkeypatch.setattr(module, name, 1 + (seed // 4 + number) % 5)
+    if seed % 4 < 2:
+        case.results.sort(key=lambda entry: -entry["image_id"])
+        truth = read_ground_truth(case.truth, masks=iou_type == "segm")
+        in_parts = evaluate_results(truth, case.results, iou_type, case.max_dets)
+        assert in_parts is not None or not len(truth.category)
+    elif seed % 4 == 3:
+        monkeypatch.setattr(rust, "STREAM_LIMIT", 0)
+
+
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_both_backends_equal_the_official_package(seed, iou_type, tmp_path, monkeypatch):
-    monkeypatch.setattr(rust_stream, "_IMAGES_AT_A_TIME", 1 + seed % 3)
-    monkeypatch.setattr(rust, "_STREAM_LIMIT", 0 if seed % 4 == 3 else 300)
     case = Case(seed)
+    set_way(case, seed, iou_type, monkeypatch)
     expected = official(case.truth, case.results, iou_type, case.max_dets, tmp_path)
     for backend in ("hotcoco", "official"):
         result = evaluate_lvis(case.truth, case.results, iou_type, case.max_dets, backend=backend)

@@ -9,23 +9,27 @@ own, so the limits on detections and the checks come before it. What is left to 
   (a stream always has it, so where an image has more, all images are evaluated at once);
 - the area of a detection is that of its box, so a mask gets a box of the mask's area.
 
-Images are evaluated some at a time (``rust_stream``), so that masks are decoded for these alone.
+Images are evaluated some at a time (``rust_stream``), so that masks are decoded for these alone,
+while the results of others are read, where these allow it (``result_parts``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from balms_det.evaluation.backends import rust_input
-from balms_det.evaluation.backends.rust_stream import streamed
-from balms_det.evaluation.detections import Detections, distinct, with_area
+from balms_det.evaluation.backends.rust_stream import STREAM_LIMIT, streamed
+from balms_det.evaluation.detections import BrokenMaskError, Detections, distinct, with_area
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.lvis_result import AREA_RANGES, IOU_THRESHOLDS, RECALL_POINTS, Curves
+from balms_det.evaluation.result_parts import ReadWhole, result_parts
 
 AREAS = tuple(AREA_RANGES)
-_STREAM_LIMIT = 300
+_PART = 1 << 13  # detections that are matched together, about
 
 
 def evaluate(
@@ -42,18 +46,58 @@ def evaluate(
     Raises:
         ValueError: a mask whose RLE is broken; the message says which.
     """
+    if np.bincount(detections.image, minlength=1).max() <= STREAM_LIMIT:
+        try:
+            return _curves(truth, *streamed(truth, _parts(detections), iou_type, areas), areas)
+        except BrokenMaskError:
+            with_area(truth, detections)  # of several broken ones it names the first one
+            raise
+    detections = with_area(truth, detections)
+    counts = np.bincount(detections.category, minlength=len(truth.category_ids))
+    return _curves(truth, matched(truth, detections, iou_type, areas), counts, areas)
+
+
+def evaluate_results(
+    truth: GroundTruth, results: Any, iou_type: str, per_image: int
+) -> Curves | None:
+    """:func:`evaluate` of results, a list or the path of a json, that are matched while they are
+    read; None where they have to be read as a whole.
+
+    Args:
+        truth: with masks where they are evaluated.
+        results: see ``result_parts``.
+        iou_type: "bbox" or "segm".
+        per_image: detections of an image that count.
+
+    Raises:
+        FileNotFoundError, ResultsError: see ``result_chunks``.
+    """
+    if not 0 < per_image <= STREAM_LIMIT:
+        return None
+    parts = result_parts(results, truth, iou_type, per_image)
+    try:
+        return _curves(truth, *streamed(truth, parts, iou_type, AREAS), AREAS)
+    except (ReadWhole, BrokenMaskError):
+        return None
+
+
+def _parts(detections: Detections) -> Iterator[Detections]:
+    """Detections of some images at a time, in their order within an image, which decides between
+    equal scores; those without an area are left out."""
+    if (np.diff(detections.image) < 0).any():
+        detections = detections.ordered(np.argsort(detections.image, kind="stable"))
+    places = np.arange(0, len(detections), _PART)
+    firsts = distinct(np.searchsorted(detections.image, detections.image[places]))
+    for first, end in itertools.pairwise([*firsts.tolist(), len(detections)]):
+        yield detections.part(slice(first, end)).with_area()
+
+
+def _curves(truth: GroundTruth, evaluator, counts: np.ndarray, areas: Sequence[str]) -> Curves:
     held = distinct(truth.category)
-    fits = np.bincount(detections.image, minlength=1).max() <= _STREAM_LIMIT
-    if len(held) and fits:
-        evaluator, counts = streamed(truth, detections, iou_type, areas)
-    else:
-        detections = with_area(truth, detections)
-        counts = np.bincount(detections.category, minlength=len(truth.category_ids))
-        if not len(held):
-            shape = (len(IOU_THRESHOLDS), 0, len(areas))
-            precision = np.zeros((shape[0], len(RECALL_POINTS), *shape[1:]))
-            return Curves(held, precision, np.zeros(shape), counts)
-        evaluator = matched(truth, detections, iou_type, areas)
+    if not len(held):  # hotcoco takes no category for all of them
+        shape = (len(IOU_THRESHOLDS), 0, len(areas))
+        precision = np.zeros((shape[0], len(RECALL_POINTS), *shape[1:]))
+        return Curves(held, precision, np.zeros(shape), counts)
     evaluator.accumulate()
     curves = evaluator.eval
     return Curves(held, curves["precision"][..., 0], curves["recall"][..., 0], counts)
@@ -68,7 +112,7 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
     import hotcoco  # imported late: only this backend needs it
 
     dataset = hotcoco.COCO.from_arrays(
-        rust_input.image_dicts(truth, detections),
+        rust_input.image_dicts(truth, detections, np.arange(len(truth.image_ids))),
         rust_input.category_dicts(truth),
         truth.image,
         truth.category,
@@ -81,6 +125,6 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
     evaluator = hotcoco.COCOeval(
         dataset, results.cap_detections_per_image(None), iou_type, lvis_style=True
     )
-    rust_input.set_params(evaluator.params, truth, detections, areas)
+    rust_input.set_params(evaluator.params, truth, max(len(detections), 1), areas)
     evaluator.evaluate()
     return evaluator

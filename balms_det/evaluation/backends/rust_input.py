@@ -13,10 +13,11 @@ from balms_det.evaluation.lvis_result import AREA_RANGES, IOU_THRESHOLDS, RECALL
 _OUTSIDE_ALL_RANGES = 2 * AREA_RANGES["all"][1]
 
 
-def set_params(params, truth: GroundTruth, detections: Detections, areas: Sequence[str]) -> None:
+def set_params(params, truth: GroundTruth, limit: int, areas: Sequence[str]) -> None:
+    """``limit``: detections of an image that count."""
     params.cat_ids = distinct(truth.category).tolist()
     params.iou_thrs, params.rec_thrs = IOU_THRESHOLDS.tolist(), RECALL_POINTS.tolist()
-    params.max_dets = [max(len(detections), 1)]
+    params.max_dets = [limit]
     params.area_rng = [list(AREA_RANGES[area]) for area in areas]
     params.area_rng_lbl = list(areas)
 
@@ -25,25 +26,31 @@ def category_dicts(truth: GroundTruth) -> list[dict]:
     return [{"id": k, "name": name} for k, name in enumerate(truth.names)]
 
 
-def image_dicts(truth: GroundTruth, detections: Detections) -> list[dict]:
-    negative = truth.negative if truth.federated else _detected(truth, detections)
+def image_dicts(truth: GroundTruth, detections: Detections, images: np.ndarray) -> list[dict]:
+    """These images, (n,) ascending ranks, among which are those of the detections."""
+    which = images.tolist()
+    negative = (
+        (truth.negative[n] for n in which)
+        if truth.federated
+        else _detected(truth, detections, images)
+    )
     return [
         {
             "id": n,
-            "height": height,
-            "width": width,
-            "neg_category_ids": negative[n],
+            "height": truth.sizes[n][0],
+            "width": truth.sizes[n][1],
+            "neg_category_ids": absent,
             "not_exhaustive_category_ids": truth.not_exhaustive[n],
         }
-        for n, (height, width) in enumerate(truth.sizes)
+        for n, absent in zip(which, negative)
     ]
 
 
-def _detected(truth: GroundTruth, detections: Detections) -> list[list[int]]:
+def _detected(truth: GroundTruth, detections: Detections, images: np.ndarray) -> list[list[int]]:
     """For data annotated exhaustively: the categories that matter of all that are negative."""
     size = len(truth.category_ids)
     pairs = distinct(detections.image * size + detections.category)
-    starts = np.searchsorted(pairs // size, np.arange(1, len(truth.sizes)))
+    starts = np.searchsorted(pairs // size, images[1:])
     return [part.tolist() for part in np.split(pairs % size, starts)]
 
 

@@ -1,0 +1,130 @@
+"""Results as detections of whole images, some images at a time, so that they can be matched while
+the others are read.
+
+Frameworks write the detections of an image one after the other, and no fault. Results of another
+kind have to be read as a whole first: :class:`ReadWhole`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from balms_det.evaluation.detections import Detections, distinct, limited_detections
+from balms_det.evaluation.ground_truth import GroundTruth
+from balms_det.evaluation.known_ids import KnownIds
+from balms_det.evaluation.result_chunks import result_chunks
+from balms_det.evaluation.result_columns import Columns
+from balms_det.evaluation.sound_columns import sound_columns
+
+# Entries that are looked at together, about. Their objects stay in the processor's cache between
+# one look and the next, which is worth a tenth of the whole time.
+_PIECE = 1 << 11
+_PART = 1 << 15  # entries that are matched together, about
+_MOST_OF_AN_IMAGE = 1 << 14
+
+
+class ReadWhole(Exception):
+    """These results cannot be evaluated in parts."""
+
+
+def result_parts(
+    results: Any, truth: GroundTruth, iou_type: str, per_image: int
+) -> Iterator[Detections]:
+    """The detections that count of each image (``limited_detections``), with areas.
+
+    Args:
+        results: a list of entries, or the path of its json.
+        truth: what they are evaluated on.
+        iou_type: "bbox" or "segm".
+        per_image: the highest scores of an image that count; a negative one is no limit.
+
+    Yields:
+        Detections of some images, in the order of the results; no image twice.
+
+    Raises:
+        ReadWhole: an entry may have a fault, detections of an image are not in a row, or there are
+            none.
+        BrokenMaskError: a mask whose RLE cannot be read.
+        FileNotFoundError, ResultsError: see ``result_chunks``.
+    """
+    keys = ["bbox" if iou_type == "bbox" else "segmentation"]
+    reader = _PartReader(truth, keys, per_image)
+    gathered, size = [], 0
+    for piece in _whole_images(result_chunks(results)):
+        gathered.append(reader.read(piece))
+        size += len(piece)
+        if size >= _PART:
+            yield Detections.joined(gathered)
+            gathered, size = [], 0
+    reader.finish()
+    if gathered:
+        yield Detections.joined(gathered)
+
+
+class _PartReader:
+    """Reads pieces of results; each has all entries of its images."""
+
+    def __init__(self, truth: GroundTruth, keys: list[str], per_image: int) -> None:
+        self._truth, self._known = truth, KnownIds.of(truth)
+        self._keys, self._per_image = keys, per_image
+        self._seen = np.zeros(len(truth.image_ids), bool)
+        self._entries = 0
+        self._ids: list | None = []  # None: not all entries have one, so they mean nothing
+
+    def read(self, piece: list) -> Detections:
+        columns = sound_columns(piece, self._entries, self._known, self._keys)
+        if columns is None:
+            raise ReadWhole
+        self._entries += len(piece)
+        self._see(columns)
+        detections = Detections(
+            columns.image, columns.category, columns.score, columns.box, columns.masks
+        )
+        limited = limited_detections(self._truth, detections, self._per_image, -1)
+        return limited.part(slice(None)).with_area()
+
+    def _see(self, columns: Columns) -> None:
+        image = columns.image
+        runs = image[np.flatnonzero(np.diff(image, prepend=-1))]
+        if len(distinct(runs)) < len(runs) or self._seen[runs].any():
+            raise ReadWhole
+        self._seen[runs] = True
+        if columns.ids is None:
+            self._ids = None
+        elif self._ids is not None:
+            self._ids += columns.ids
+
+    def finish(self) -> None:
+        if not self._entries or (self._ids and len(set(self._ids)) < self._entries):
+            raise ReadWhole
+
+
+def _whole_images(chunks: Iterable[list]) -> Iterator[list]:
+    """Pieces of the entries in these chunks that end where the image changes."""
+    rest: list = []
+    for chunk in chunks:
+        entries, start = rest + list(chunk), 0
+        while (end := _image_end(entries, start + _PIECE)) < len(entries):
+            yield entries[start:end]
+            start = end
+        rest = entries[start:]
+        if len(rest) > _PIECE + _MOST_OF_AN_IMAGE:
+            raise ReadWhole
+    if rest:
+        yield rest
+
+
+def _image_end(entries: list, start: int) -> int:
+    """The first place from ``start`` on whose entry has another image than the one before it, if
+    the entries of an image are in a row."""
+    if start >= len(entries):
+        return start
+    try:
+        image = entries[start - 1]["image_id"]
+        return bisect.bisect(entries, False, start, key=lambda entry: entry["image_id"] != image)
+    except (LookupError, TypeError, ValueError):
+        raise ReadWhole from None
