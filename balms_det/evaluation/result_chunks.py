@@ -6,7 +6,6 @@ several GB, so the file is cut between entries and only a piece of it is ever in
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import gc
 import gzip
@@ -15,19 +14,19 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import msgspec
 from detectron2.utils.file_io import PathManager
 
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ENTRIES = 1 << 12
+_GAP = re.compile(rb"\}\s*,\s*\Z")  # between two entries
+_LONGEST_GAP = 1 << 8
 # What gzip and zipfile raise: cut off, not packed at all, damaged, or with a password.
 _PACKED_BADLY = (gzip.BadGzipFile, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
-# Between two entries of the list, unless an entry holds a list of objects; that is found out.
-_BETWEEN_ENTRIES = re.compile(rb"\}\s*,\s*\{")
 
 
 class ResultsError(ValueError):
@@ -43,46 +42,54 @@ def results_name(results: Any) -> str:
     return str(results) if isinstance(results, (str, os.PathLike)) else "results"
 
 
-def result_chunks(results: Any) -> Iterator[list]:
+def result_chunks(results: Any, keys: Collection[str] | None = None) -> Iterator[list]:
     """Lists of entries that together are the results, in order.
 
     Args:
         results: a list of entries, or the path of a json list; ``.gz`` and ``.zip`` (of one json)
             are unpacked on the way.
+        keys: of an entry in a file all others may be missing, which saves time; None keeps all.
 
     Raises:
         FileNotFoundError: no such file.
         ResultsError: it is not a list, or the json is broken.
     """
     if isinstance(results, (str, os.PathLike)):
-        return _file_chunks(str(results))
+        return _file_chunks(str(results), _decoder(keys))
     if not isinstance(results, (list, tuple)):
         raise ResultsError(f"results must be a list of entries, not {_describe(results)}.")
     starts = range(0, len(results), _CHUNK_ENTRIES)
     return (results[start : start + _CHUNK_ENTRIES] for start in starts)
 
 
-def _file_chunks(path: str) -> Iterator[list]:
+def _decoder(keys: Collection[str] | None) -> Callable[[bytes], list]:
+    if keys is None:
+        return msgspec.json.decode
+    entry = TypedDict("Entry", dict.fromkeys(keys, Any), total=False)
+    return msgspec.json.Decoder(list[entry]).decode
+
+
+def _file_chunks(path: str, decode: Callable[[bytes], list]) -> Iterator[list]:
     local_path = PathManager.get_local_path(path)
     if os.path.isdir(local_path):
         raise FileNotFoundError(f"'{path}' is a folder: give the results file inside it.")
     if not os.path.isfile(local_path):
         raise FileNotFoundError(f"Results file '{path}' does not exist.")
     try:
-        yield from _chunks(path, local_path)
+        yield from _chunks(path, local_path, decode)
     except _PACKED_BADLY as error:
         raise ResultsError(
             f"{path} cannot be unpacked: {error}. Was it cut off while it was written or copied?"
         ) from error
 
 
-def _chunks(path: str, local_path: str) -> Iterator[list]:
+def _chunks(path: str, local_path: str, decode: Callable[[bytes], list]) -> Iterator[list]:
     with _open(path, local_path) as file:
         whole = not file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     size = 0
     if not whole:
         try:
-            for chunk in _cut_chunks(path, local_path):
+            for chunk in _cut_chunks(path, local_path, decode):
                 size += len(chunk)
                 yield chunk
         except _WrongCut:
@@ -103,24 +110,37 @@ def _open(path: str, local_path: str) -> AbstractContextManager[BinaryIO]:
     return archive.open(names[0])
 
 
-def _cut_chunks(path: str, local_path: str) -> Iterator[list]:
+def _cut_chunks(path: str, local_path: str, decode: Callable[[bytes], list]) -> Iterator[list]:
     with _open(path, local_path) as file:
         text = file.read(_CHUNK_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")[1:]
         while block := file.read(_CHUNK_BYTES):
-            cuts = collections.deque(_BETWEEN_ENTRIES.finditer(text), maxlen=1)
-            for cut in cuts:
-                yield _decode(b"[" + text[: cut.start() + 1] + b"]")
-                text = text[cut.end() - 1 :]
-            text += block
+            end, start = _last_cut(text)
+            if end:
+                yield _decode(b"[" + text[:end] + b"]", decode)
+            text = text[start:] + block
         if text.strip() != b"]":
-            yield _decode(b"[" + text)
+            yield _decode(b"[" + text, decode)
 
 
-def _decode(text: bytes) -> list:
-    for decode in (msgspec.json.decode, json.loads):  # Python's accepts NaN and Infinity
+def _last_cut(text: bytes) -> tuple[int, int]:
+    """The end of an entry and the start of the next one, the last such place; 0, 0 without one.
+
+    An entry may hold a list of objects and be cut in two; that is found out.
+    """
+    start = text.rfind(b"{")
+    while start > 0:
+        first = max(start - _LONGEST_GAP, 0)
+        if gap := _GAP.search(text[first:start]):
+            return first + gap.start() + 1, start
+        start = text.rfind(b"{", 0, start)
+    return 0, 0
+
+
+def _decode(text: bytes, decode: Callable[[bytes], list]) -> list:
+    for function in (decode, json.loads):  # Python's accepts NaN and Infinity
         try:
             with _collector_off():
-                return decode(text)
+                return function(text)
         except (msgspec.DecodeError, ValueError, RecursionError):
             continue
     raise _WrongCut

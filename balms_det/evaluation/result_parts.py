@@ -25,6 +25,7 @@ from balms_det.evaluation.sound_columns import sound_columns
 _PIECE = 1 << 11
 _PART = 1 << 15  # entries that are matched together, about
 _MOST_OF_AN_IMAGE = 1 << 14
+_KEYS = ("id", "image_id", "category_id", "score")  # and a box or a mask
 
 
 class ReadWhole(Exception):
@@ -51,10 +52,10 @@ def result_parts(
         BrokenMaskError: a mask whose RLE cannot be read.
         FileNotFoundError, ResultsError: see ``result_chunks``.
     """
-    keys = ["bbox" if iou_type == "bbox" else "segmentation"]
-    reader = _PartReader(truth, keys, per_image)
+    key = "bbox" if iou_type == "bbox" else "segmentation"
+    reader = _PartReader(truth, [key], per_image)
     gathered, size = [], 0
-    for piece in _whole_images(result_chunks(results)):
+    for piece in _whole_images(result_chunks(results, (*_KEYS, key))):
         gathered.append(reader.read(piece))
         size += len(piece)
         if size >= _PART:

@@ -225,3 +225,11 @@ def test_a_file_is_read_whole_however_it_is_cut(size, extra, write, monkeypatch)
     columns = check_results(path, DATASET, KEYS).columns
     assert columns.score.tolist() == [n / 64 for n in range(40)]
     assert columns.index.tolist() == list(range(40))
+
+
+def test_entries_of_a_file_may_come_with_the_keys_that_are_wanted_alone(write):
+    path = write([entry(score=n / 64, extra={"image_id": 3}) for n in range(4)])
+    wanted = ("score", "image_id", "id")
+    (chunk,) = result_chunks.result_chunks(path, wanted)
+    assert [sorted(read) for read in chunk] == [["image_id", "score"]] * 4
+    assert [read["score"] for read in chunk] == [n / 64 for n in range(4)]
