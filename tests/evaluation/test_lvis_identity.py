@@ -70,10 +70,11 @@ def test_both_backends_equal_the_official_package(seed, iou_type, tmp_path, monk
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(15))
-def test_both_backends_agree_on_coco_format(seed, iou_type):
+def test_both_backends_agree_on_coco_format(seed, iou_type, monkeypatch):
     case = Case(seed)
     for image in case.truth["images"]:
         del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    set_way(case, seed, iou_type, monkeypatch)
     arguments = (case.truth, case.results, iou_type, case.max_dets)
     fast, slow = (evaluate_lvis(*arguments, backend=b) for b in ("hotcoco", "official"))
     assert fast.metrics == slow.metrics
