@@ -8,12 +8,12 @@ kind have to be read as a whole first: :class:`ReadWhole`.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from balms_det.evaluation.detections import Detections, distinct, limited_detections
+from balms_det.evaluation.detections import Detections, limited_detections
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.known_ids import KnownIds
 from balms_det.evaluation.result_chunks import result_chunks
@@ -23,7 +23,7 @@ from balms_det.evaluation.sound_columns import sound_columns
 # Entries that are looked at together, about. Their objects stay in the processor's cache between
 # one look and the next, which is worth a tenth of the whole time.
 _PIECE = 1 << 11
-_PART = 1 << 15  # entries that are matched together, about
+_PART = 1 << 16  # entries that are matched together, about
 _MOST_OF_AN_IMAGE = 1 << 14
 _KEYS = ("id", "image_id", "category_id", "score")  # and a box or a mask
 
@@ -55,7 +55,9 @@ def result_parts(
     key = "bbox" if iou_type == "bbox" else "segmentation"
     reader = _PartReader(truth, [key], per_image)
     gathered, size = [], 0
-    for piece in _whole_images(result_chunks(results, (*_KEYS, key))):
+    in_memory = isinstance(results, (list, tuple))
+    chunks = [results] if in_memory else result_chunks(results, (*_KEYS, key))
+    for piece in _whole_images(chunks):
         gathered.append(reader.read(piece))
         size += len(piece)
         if size >= _PART:
@@ -72,11 +74,11 @@ class _PartReader:
     def __init__(self, truth: GroundTruth, keys: list[str], per_image: int) -> None:
         self._truth, self._known = truth, KnownIds.of(truth)
         self._keys, self._per_image = keys, per_image
-        self._seen = np.zeros(len(truth.image_ids), bool)
+        self._seen: set[int] = set()
         self._entries = 0
         self._ids: list | None = []  # None: not all entries have one, so they mean nothing
 
-    def read(self, piece: list) -> Detections:
+    def read(self, piece: Sequence) -> Detections:
         columns = sound_columns(piece, self._entries, self._known, self._keys)
         if columns is None:
             raise ReadWhole
@@ -90,10 +92,11 @@ class _PartReader:
 
     def _see(self, columns: Columns) -> None:
         image = columns.image
-        runs = image[np.flatnonzero(np.diff(image, prepend=-1))]
-        if len(distinct(runs)) < len(runs) or self._seen[runs].any():
+        firsts = np.flatnonzero(image[1:] != image[:-1]) + 1
+        images = [int(image[0]), *image[firsts].tolist()]
+        if len(set(images)) < len(images) or not self._seen.isdisjoint(images):
             raise ReadWhole
-        self._seen[runs] = True
+        self._seen.update(images)
         if columns.ids is None:
             self._ids = None
         elif self._ids is not None:
@@ -104,28 +107,29 @@ class _PartReader:
             raise ReadWhole
 
 
-def _whole_images(chunks: Iterable[list]) -> Iterator[list]:
+def _whole_images(chunks: Iterable[Sequence]) -> Iterator[Sequence]:
     """Pieces of the entries in these chunks that end where the image changes."""
     rest: list = []
     for chunk in chunks:
-        entries, start = rest + list(chunk), 0
+        entries, start = [*rest, *chunk] if rest else chunk, 0
         while (end := _image_end(entries, start + _PIECE)) < len(entries):
             yield entries[start:end]
             start = end
         rest = entries[start:]
-        if len(rest) > _PIECE + _MOST_OF_AN_IMAGE:
-            raise ReadWhole
     if rest:
         yield rest
 
 
-def _image_end(entries: list, start: int) -> int:
+def _image_end(entries: Sequence, start: int) -> int:
     """The first place from ``start`` on whose entry has another image than the one before it, if
     the entries of an image are in a row."""
     if start >= len(entries):
         return start
     try:
         image = entries[start - 1]["image_id"]
-        return bisect.bisect(entries, False, start, key=lambda entry: entry["image_id"] != image)
+        end = bisect.bisect(entries, False, start, key=lambda entry: entry["image_id"] != image)
     except (LookupError, TypeError, ValueError):
         raise ReadWhole from None
+    if end - start > _MOST_OF_AN_IMAGE:
+        raise ReadWhole
+    return end
