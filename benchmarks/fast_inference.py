@@ -27,12 +27,12 @@ import random
 import re
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference as detectron2s
+from timing import seconds
 from torch import Tensor
 
 from balms_det.modeling import fast_rcnn_inference as ours
@@ -100,17 +100,14 @@ def measure(case: Case, rounds: int, device: str) -> dict[str, float]:
     """Median seconds of both functions, and their ratio."""
     arguments = case.arguments(device)
     check_equal(*(function(*arguments) for function in FUNCTIONS.values()))
-    seconds = {name: [] for name in FUNCTIONS}
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    times = {name: [] for name in FUNCTIONS}
     for _ in range(rounds):
         for name, function in random.sample(list(FUNCTIONS.items()), len(FUNCTIONS)):
-            start = clock()
+            start = seconds(device)
             function(*arguments)
-            if device != "cpu":
-                torch.cuda.synchronize()
-            seconds[name].append(clock() - start)
-    ratios = [slow / fast for slow, fast in zip(*seconds.values())]
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+            times[name].append(seconds(device) - start)
+    ratios = [slow / fast for slow, fast in zip(*times.values())]
+    medians = {name: statistics.median(values) for name, values in times.items()}
     return {**medians, "ratio": statistics.median(ratios)}
 
 
