@@ -89,7 +89,7 @@ def test_stage_2_moves_the_classifier_alone(stage1, make_cfg, tmp_path, loss, mo
 @pytest.mark.parametrize("amp", [(), AMP], ids=["float32", "amp"])
 @pytest.mark.parametrize("more", [(), (*META, "MetaReweighter"), (*META, "MetaSampler", *SAMPLER)])
 def test_a_resumed_run_goes_on_where_it_stopped(make_cfg, tmp_path, amp, more):
-    """With the same data and scaler; a GPU adds in no fixed order, so weights are about the same."""
+    """With the same data and scaler. A GPU adds in no fixed order: weights are about the same."""
     options = (*GPU, *amp, *more, "DATASETS.TEST", "()", "SOLVER.WARMUP_FACTOR", "1.0")
     train(make_cfg("stage1.yaml", tmp_path / "straight", *options))
     (tmp_path / "resumed").mkdir()
