@@ -129,10 +129,11 @@ def launch_main(main, args) -> None:
             args=(args,),
         )
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
+    backend = "gloo"
+    if torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"]):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        backend = "cpu:gloo,cuda:nccl"  # MODEL.DEVICE may be the CPU all the same
+    torch.distributed.init_process_group(backend)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     main(args)
     # Not where main fails: this may wait for other ranks, and torchrun must see the error first.

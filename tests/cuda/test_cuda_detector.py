@@ -82,10 +82,14 @@ def test_meta_trainer(gpu_cfg, batch, heads, learner, dtype):
     theta = trainer.meta_step.learner.theta
     assert theta.dtype == torch.float32 and theta.isfinite().all() and theta.abs().max() > 0
     assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in logged)
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, name
-            assert "cls_score" not in name or parameter.grad.abs().max() > 0, name
+    trained = {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert [name for name, gradient in trained.items() if gradient is None] == []
+    for part in (
+        "cls_score",
+        "bbox_pred",
+        "box_head",
+    ):  # the later stages may have nothing to learn
+        assert any(part in name and gradient.abs().max() > 0 for name, gradient in trained.items())
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
 
 
