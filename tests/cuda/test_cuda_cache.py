@@ -9,6 +9,7 @@ from balms_det.engine import LongTailTrainer
 from balms_det.engine.calibrate import SearchOptions, calibrate
 from balms_det.engine.classifier import Choices, make_recipe, open_source, train_seeds
 from balms_det.engine.classifier.setup import build_trainee
+from balms_det.engine.classifier.sweep import plan_jobs, run_jobs
 from balms_det.engine.classifier.train import build_classifier_trainer
 from balms_det.engine.feature_cache import CacheOptions, FeatureCache, cache_features
 from tests.cuda.gpu import count_waits, needs_cuda, no_waiting
@@ -72,6 +73,19 @@ def test_the_detector_finds_what_the_cache_said(made, recipe, tmp_path, choices)
         return  # each device has its own generator to draw from the memory
     for name, value in weights["cpu"].items():
         torch.testing.assert_close(weights["cuda"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_sweep(made, recipe, tmp_path):
+    """Processes of their own that share the GPU find what one does."""
+    cache, plain = recipe("cuda", lr=1e-6)
+    _, balanced = recipe("cuda", lr=1e-6, loss="BalancedSoftmaxLoss")
+    methods = {"plain": plain, "balanced": balanced}
+    jobs = plan_jobs(methods, [cache], [str(made[0] / "val")], tmp_path)
+    results, failures = run_jobs(jobs, 2, lambda job, result: None)
+    assert failures == []
+    row = train_seeds(balanced, [cache], [str(made[0] / "val")], tmp_path / "one", "m")
+    found = {job.label: result["AP"] for job, result in results.items()}
+    assert found["balanced"] == pytest.approx(row.values["AP"][0], abs=0.05)
 
 
 def _trainer(recipe, tmp_path, **choices):
