@@ -8,7 +8,7 @@ import torchvision
 from detectron2.layers import batched_nms
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference as detectron2s
 
-from balms_det.modeling import fast_inference, suppression_blocks
+from balms_det.modeling import fast_inference
 from balms_det.modeling.fast_inference import SHIFTED_CPU, fast_rcnn_inference
 
 SIDE = 200
@@ -203,41 +203,3 @@ def test_gradients_reach_the_scores():
 def test_boxes_that_do_not_go_with_the_scores_are_an_error(shape):
     with pytest.raises(ValueError, match=r"have to be \(80, 240\)"):
         fast_rcnn_inference([torch.zeros(shape)], [_many()[1]], [(9, 9)], 0.0, 0.5, 20)
-
-
-@pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """The number of calls counts, as on a GPU."""
-    monkeypatch.setattr(suppression_blocks, "on_cpu", lambda tensor: False)
-    monkeypatch.setattr(suppression_blocks, "CALLS", 8)
-
-
-@pytest.mark.parametrize("first", range(0, 600, 100))
-def test_equals_detectron2_on_random_cases_as_on_a_gpu(first, as_on_a_gpu):
-    for seed in range(first, first + CASES):
-        image, limits = _random_case(seed)
-        assert_same([image], limits)
-
-
-def test_few_calls_are_made_on_a_gpu(as_on_a_gpu, monkeypatch, routes):
-    sizes = _blocks(monkeypatch)
-    boxes, scores, shape = _many(rows=300)
-    scores[:, :5] += 1  # a few classes have the best 1,500 candidates: one block
-    assert_same([(boxes, scores, shape)], (0.0, 0.5, 100))
-    assert sizes[0] >= 1500 and routes == ["best"]
-    routes.clear()
-    boxes, scores, shape = _many(rows=300, classes=15)  # all classes take as many calls as a block
-    assert_same([(boxes, scores, shape)], (0.0, 0.5, 100))
-    assert routes == ["all"]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("seed", range(0, 600, 100))
-def test_equals_detectron2_on_cuda(seed, monkeypatch):
-    (boxes, scores, shape), limits = _random_case(seed)
-    assert_same([(boxes.cuda(), scores.cuda(), shape)], limits)
-    for classes, hot in ((100, 0), (300, 0), (300, 5)):
-        boxes, scores, shape = _many(seed, rows=400, classes=classes)
-        scores[:, :hot] += 1
-        for topk in (-1, 30, 300):
-            assert_same([(boxes.cuda(), scores.cuda(), shape)], (1e-4, 0.5, topk))
