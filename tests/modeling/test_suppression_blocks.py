@@ -15,7 +15,7 @@ def as_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("first", range(0, 600, 100))
-def test_equals_detectron2_onfast._random_cases_as_on_a_gpu(first, as_on_a_gpu):
+def test_equals_detectron2_on_random_cases(first, as_on_a_gpu):
     for seed in range(first, first + fast.CASES):
         image, limits = fast._random_case(seed)
         fast.assert_same([image], limits)
@@ -28,6 +28,6 @@ def test_few_calls_are_made_on_a_gpu(as_on_a_gpu, monkeypatch, routes):  # noqa:
     fast.assert_same([(boxes, scores, shape)], (0.0, 0.5, 100))
     assert sizes[0] >= 1500 and routes == ["best"]
     routes.clear()
-    boxes, scores, shape = fast._many(rows=300, classes=15)  # all classes take as many calls as a block
+    boxes, scores, shape = fast._many(rows=300, classes=15)  # few calls for all
     fast.assert_same([(boxes, scores, shape)], (0.0, 0.5, 100))
     assert routes == ["all"]
