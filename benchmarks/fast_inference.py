@@ -49,7 +49,7 @@ class Case(NamedTuple):
     classes: int
     threshold: float
     topk: int
-    limit: float  # the ratio that has to be reached
+    limit: float  # the ratio that has to be reached on a CPU; on CUDA it is 1
 
     def arguments(self, device: str) -> tuple:
         boxes, scores = predictions(self.kind, self.proposals, self.classes)
@@ -170,11 +170,12 @@ def main() -> int:
             memory = [in_own_process(case, name, args.device) for name in FUNCTIONS]
             missed += memory[1] >= memory[0]
             memory = " -> ".join(f"{mebibytes:.0f}" for mebibytes in memory)
-        missed += found["ratio"] < case.limit
+        limit = case.limit if args.device == "cpu" else 1.0
+        missed += found["ratio"] < limit
         print(
             f"{case.kind:8}{case.proposals:6}{case.classes:6}{case.threshold:11g}{case.topk:6}"
             f"{1e3 * found['Detectron2']:15.2f}{1e3 * found['fast']:9.2f}{found['ratio']:8.2f}"
-            f"{case.limit:7g}{memory:>14}",
+            f"{limit:7g}{memory:>14}",
             flush=True,
         )
     return 1 if missed else 0

@@ -82,8 +82,8 @@ class MetaStepTrainer(SimpleTrainer):
         self._count_draws(data)
         with self._autocast():
             meta = record_silently(self.detector, self.predictors, meta_data)
-        # An autocast of its own: it keeps the weights that it has cast, and those that were cast
-        # without a graph would get no gradient.
+        # An autocast of its own: it keeps the weights that it has cast, and in older versions of
+        # torch those that were cast without a graph get no gradient (pytorch issue 112583).
         with self._autocast(), recorded(self.predictors) as train:
             losses = self.model(data)
         stages = self._stages(train, meta)
