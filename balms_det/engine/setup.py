@@ -110,6 +110,12 @@ def _choose_device(cfg: CfgNode) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         logging.getLogger("balms_det").warning("No CUDA device: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
+    elif device.type == "cuda" and comm.get_local_size() > torch.cuda.device_count():
+        raise ValueError(
+            f"{comm.get_local_size()} processes were started on a machine with "
+            f"{torch.cuda.device_count()} GPU(s), and each needs one of its own. Start fewer, or "
+            "set MODEL.DEVICE to cpu."
+        )
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError(
             "SOLVER.AMP.ENABLED needs a CUDA device: Detectron2's AMP trainer does not run on the "
