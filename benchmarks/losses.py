@@ -19,11 +19,11 @@ ratios of minima. ``--progress`` is how far a training is over, which some losse
 
 import argparse
 import random
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
+from timing import seconds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -88,19 +88,17 @@ def candidates(
 
 def measure(calls: dict[str, Candidate], rounds: int, device: str) -> dict[str, list[float]]:
     """Seconds of every candidate in every round, after two rounds of warming up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
-    clock = time.process_time if device == "cpu" else time.perf_counter
     for turn in range(rounds + 2):
         random.shuffle(order)
         for name in order:
-            start = clock()
+            start = seconds(device)
             calls[name]()
-            if device != "cpu":
-                torch.cuda.synchronize()
+            taken = seconds(device) - start
             if turn >= 2:
-                seconds[name].append(clock() - start)
-    return seconds
+                times[name].append(taken)
+    return times
 
 
 def main() -> None:
@@ -121,13 +119,13 @@ def main() -> None:
     calls = candidates(
         args.rois, args.classes, args.device, args.weighted, args.progress, args.only
     )
-    seconds = measure(calls, args.rounds, args.device)
+    measured = measure(calls, args.rounds, args.device)
     print(
         f"R={args.rois} K={args.classes} {args.device}, {args.threads} thread(s), "
         f"torch {torch.__version__}, {args.rounds} rounds"
     )
     print(f"{'loss':28} {'ms':>8} {'/ CE':>6} {'/ BCE':>6}")
-    best = {name: min(times) for name, times in seconds.items()}
+    best = {name: min(times) for name, times in measured.items()}
     for name, time_taken in best.items():
         ratios = " ".join(f"{time_taken / best[baseline]:6.2f}" for baseline in ("CE", "BCE"))
         print(f"{name:28} {1e3 * time_taken:8.2f} {ratios}")

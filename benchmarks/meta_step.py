@@ -1,6 +1,7 @@
 """What a BALMS step costs: time and memory against a plain stage 2 step and the authors' scheme.
 
     python benchmarks/meta_step.py [--rounds 7] [--size 512] [--images 2] [--threads 1]
+                                   [--device cpu] [--no-memory]
 
 A frozen Mask R-CNN R50-FPN with the 1,203 classes of LVIS (random weights), generated images, the
 same training and meta batch for every candidate:
@@ -12,9 +13,9 @@ same training and meta batch for every candidate:
     authors     the scheme of the authors' code: three forward passes, the inner step under
                 autograd and the meta gradient through it (second order)
 
-Time is processor time on a CPU, so that waiting for other processes does not count. The candidates
-take turns; a ratio is the median over rounds of (time / time of the other in the same round).
-Memory is the peak of a process of its own that makes three steps of one candidate.
+Time is processor time on a CPU and wall-clock time on CUDA. The candidates take turns; a ratio is
+the median over rounds of (time / time of the other in the same round). Memory is the peak of a
+process of its own that makes three steps of one candidate: resident, or on CUDA that of the GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import itertools
 import multiprocessing
 import resource
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from timing import seconds
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -44,7 +45,7 @@ from balms_det.meta import MetaReweighter
 from balms_det.modeling.recording import box_predictors, record_silently, recorded
 
 CONFIG = Path(__file__).parents[1] / "configs/LVISv1/mask_rcnn_R_50_FPN_balms_stage2.yaml"
-OPTIONS = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "DATASETS.TEST", "()"]
+OPTIONS = ["MODEL.WEIGHTS", "", "DATASETS.TEST", "()"]
 
 
 def make_batch(images: int, size: int, num_classes: int, seed: int) -> list[dict]:
@@ -65,11 +66,12 @@ def make_batch(images: int, size: int, num_classes: int, seed: int) -> list[dict
 class AuthorsScheme:
     """Virtual step under autograd, meta loss through it, Adam, and the training batch once more."""
 
-    def __init__(self, model, optimizer, batches, num_classes: int):
+    def __init__(self, model, optimizer, batches):
         self.model, self.optimizer = model, optimizer
         self.train, self.meta = batches
         self.predictors = box_predictors(model)
-        self.learner = MetaReweighter(num_classes)
+        (predictor,) = self.predictors
+        self.learner = MetaReweighter(predictor.num_classes).to(model.device)
         self.adam = torch.optim.Adam(self.learner.parameters(), lr=1e-3)
 
     def loss(self, logits: Tensor, gt_classes: Tensor, weights: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ class AuthorsScheme:
 
 def candidates(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """A call of one step for every candidate; all share one detector."""
-    cfg = load_cfg(str(CONFIG), OPTIONS)
+    cfg = load_cfg(str(CONFIG), [*OPTIONS, "MODEL.DEVICE", args.device])
     torch.manual_seed(0)
     model = freeze_all_but(build_model(cfg), ["cls_score"]).train()
     num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -144,7 +146,7 @@ def candidates(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "plain": SimpleTrainer(model, itertools.repeat(train), sgd()),
         "balms": balms("MetaReweighter"),
         "sampler": balms("MetaSampler"),
-        "authors": AuthorsScheme(model, sgd(), (train, meta), num_classes),
+        "authors": AuthorsScheme(model, sgd(), (train, meta)),
     }
     for trainer in trainers.values():
         trainer.iter = 0
@@ -152,27 +154,31 @@ def candidates(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
 
 def peak_memory(args: argparse.Namespace, name: str, result) -> None:
-    """Peak resident memory in MiB of a process that makes three steps of one candidate."""
+    """Peak memory in MiB, resident or on the GPU, of a process that makes three steps."""
     torch.set_num_threads(args.threads)
     step = candidates(args)[name]
     with EventStorage():
         for _ in range(3):
             step()
-    result.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if args.device == "cpu":
+        result.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    else:
+        result.put(torch.cuda.max_memory_allocated() / 2**20)
 
 
 def measure_time(args: argparse.Namespace) -> dict[str, list[float]]:
     steps = candidates(args)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in steps}
     with EventStorage():
         for turn in range(args.rounds + 1):
             for name, step in steps.items():
                 torch.manual_seed(turn)
-                start = time.process_time()
+                start = seconds(args.device)
                 step()
+                taken = seconds(args.device) - start
                 if turn:
-                    seconds[name].append(time.process_time() - start)
-    return seconds
+                    times[name].append(taken)
+    return times
 
 
 def main() -> None:
@@ -181,25 +187,32 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="pixels of an image's side")
     parser.add_argument("--images", type=int, default=2, help="images of a batch")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    seconds = measure_time(args)
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    print(f"{args.images} images of {args.size} pixels, torch {torch.__version__}")
+    measured = measure_time(args)
+    print(f"{args.images} images of {args.size} pixels, {args.device}, torch {torch.__version__}")
     print(f"{'':9} {'seconds':>8} {'/ plain':>8} {'/ forwards':>11} {'/ balms':>8} {'peak MiB':>9}")
-    for name, times in seconds.items():
-        process = context.Process(target=peak_memory, args=(args, name, queue))
-        process.start()
-        process.join()
-        if process.exitcode:
-            raise RuntimeError(f"measuring the memory of {name} failed")
+    for name, times in measured.items():
         ratios = [
-            statistics.median(t / o for t, o in zip(times, seconds[other]))
+            statistics.median(t / o for t, o in zip(times, measured[other]))
             for other in ("plain", "forwards", "balms")
         ]
         shown = " ".join(f"{r:{w}.2f}" for r, w in zip(ratios, (8, 11, 8)))
-        print(f"{name:9} {statistics.median(times):8.2f} {shown} {queue.get():9.0f}")
+        memory = "" if args.no_memory else f"{in_own_process(args, name):9.0f}"
+        print(f"{name:9} {statistics.median(times):8.3f} {shown} {memory}", flush=True)
+
+
+def in_own_process(args: argparse.Namespace, name: str) -> float:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=peak_memory, args=(args, name, queue))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"measuring the memory of {name} failed")
+    return queue.get()
 
 
 if __name__ == "__main__":

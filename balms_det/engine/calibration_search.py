@@ -139,8 +139,12 @@ class StrengthSearch:
         return tables
 
     def _logit_statistics(self) -> list[dict[str, list[float]]]:
-        widths = [predictor.cls_score.out_features for predictor in self.predictors]
-        stages = [LogitStatistics(width).double() for width in widths]
+        stages = [
+            LogitStatistics(predictor.cls_score.out_features)
+            .to(predictor.bbox_pred.weight)
+            .double()
+            for predictor in self.predictors
+        ]
         for rois in cached_rois(self.cache, self.predictors):
             for stage, logits in zip(stages, rois.logits):
                 if len(logits):

@@ -82,8 +82,10 @@ class MetaStepTrainer(SimpleTrainer):
         self._count_draws(data)
         with self._autocast():
             meta = record_silently(self.detector, self.predictors, meta_data)
-            with recorded(self.predictors) as train:
-                losses = self.model(data)
+        # An autocast of its own: it keeps the weights that it has cast, and in older versions of
+        # torch those that were cast without a graph get no gradient (pytorch issue 112583).
+        with self._autocast(), recorded(self.predictors) as train:
+            losses = self.model(data)
         stages = self._stages(train, meta)
         weighted, meta_loss = self.meta_step(stages, self.optimizer)
         self._backward(losses, stages, [loss.grad_logits for loss in weighted])
@@ -92,7 +94,7 @@ class MetaStepTrainer(SimpleTrainer):
             losses[name] = loss.value
         self.further_losses = {"meta_loss": meta_loss}
         self._write_metrics(losses, data_time)
-        self._write_meta_loss(meta_loss)
+        self._write_meta_loss()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -145,8 +147,8 @@ class MetaStepTrainer(SimpleTrainer):
             + [scale.to(loss.dtype).expand_as(loss) for loss in trained],
         )
 
-    def _write_meta_loss(self, meta_loss: Tensor) -> None:
-        value = meta_loss.item()
+    def _write_meta_loss(self) -> None:
+        value = self.further_losses["meta_loss"].item()  # on the host already, with a guard
         if not np.isfinite(value):
             raise FloatingPointError(
                 f"The meta loss became {value} at iteration={self.iter}: the features of the meta "

@@ -143,9 +143,11 @@ class NonFiniteGuard(HookBase):
         values, found = self._look(losses)
         if found:
             raise _FaultFoundError(StepFault(values, found))
-        # On the host already, in the precision that it would read them in.
-        losses = {name: torch.tensor(values[name], dtype=torch.float64) for name in losses}
-        self._unguarded_write(losses, *args, **kwargs)
+        # On the host already, in the precision that they would be read in.
+        read = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        further = getattr(self._inner, "further_losses", {})
+        further.update({name: read[name] for name in further})
+        self._unguarded_write({name: read[name] for name in losses}, *args, **kwargs)
 
     @torch.no_grad()
     def _look(self, losses: dict[str, Tensor]) -> tuple[dict[str, float], list[str]]:

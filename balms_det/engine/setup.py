@@ -110,6 +110,12 @@ def _choose_device(cfg: CfgNode) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         logging.getLogger("balms_det").warning("No CUDA device: running on the CPU.")
         cfg.MODEL.DEVICE = "cpu"
+    elif device.type == "cuda" and comm.get_local_size() > torch.cuda.device_count():
+        raise ValueError(
+            f"{comm.get_local_size()} processes were started on a machine with "
+            f"{torch.cuda.device_count()} GPU(s), and each needs one of its own. Start fewer, or "
+            "set MODEL.DEVICE to cpu."
+        )
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ValueError(
             "SOLVER.AMP.ENABLED needs a CUDA device: Detectron2's AMP trainer does not run on the "
@@ -129,10 +135,11 @@ def launch_main(main, args) -> None:
             args=(args,),
         )
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
+    backend = "gloo"
+    if torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"]):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        backend = "cpu:gloo,cuda:nccl"  # MODEL.DEVICE may be the CPU all the same
+    torch.distributed.init_process_group(backend)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     main(args)
     # Not where main fails: this may wait for other ranks, and torchrun must see the error first.

@@ -61,9 +61,10 @@ class BAGSLoss(BoxLoss):
             self.slices = [2, *(1 + members.sum(dim=0)).tolist()]
             starts = torch.tensor([0, *self.slices]).cumsum(0)[1:-1]
             self._class_columns = starts[bins] + index.sum(dim=0)
+        device = torch.empty(0).device
         # What a label is in each bin, (B, K + 1): 0 is "others".
-        self.register_buffer("bin_labels", F.pad(index, (0, 1)), persistent=False)
-        self.register_buffer("columns", self._class_columns.clone(), persistent=False)
+        self.register_buffer("bin_labels", F.pad(index, (0, 1)).to(device), persistent=False)
+        self.register_buffer("columns", self._class_columns.to(device, copy=True), persistent=False)
 
     @property
     def num_logits(self) -> int:

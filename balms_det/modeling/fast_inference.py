@@ -29,13 +29,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import nms
 
+from balms_det.modeling.suppression_blocks import all_at_once, first_block, next_block
+
 # The most candidates for which torchvision's batched_nms shifts boxes, in any of its versions: from
 # there on it suppresses each class by itself. CPU, and all other devices.
 SHIFTED_CPU = 1000
 SHIFTED_CUDA = 25_000
 
-# With fewer candidates than this many times topk, all at once is the quickest.
-MANY = 32
 # The candidates that are ranked, over topk.
 RANKED = 16
 
@@ -117,7 +117,7 @@ def _single_image(boxes, scores, image_shape, score_thresh, nms_thresh, topk):
         found = image.gather(wanted)
         keep = batched_nms(found.boxes, found.scores, found.indices[:, 1], nms_thresh)
         best = found.take(keep[:topk] if topk >= 0 else keep)
-    elif topk < 0 or count < MANY * topk:
+    elif all_at_once(image.scores, count, topk):
         best = _best_of_all(None, image.gather(wanted), nms_thresh, topk)
     else:
         best = _best_of_many(image, wanted, count, nms_thresh, topk)
@@ -150,17 +150,14 @@ def _best_of_many(image: Image, wanted: Tensor, count: int, nms_thresh, topk: in
     """The ``topk`` best survivors of the ``wanted`` candidates, (R, K) bool, ``count`` of them."""
     ranked = image.best(max(1, min(RANKED * topk, count // 4)))
     alive, survivors = None, 0
-    seen, size = 0, topk + topk // 4 + 1
+    seen, size = 0, first_block(ranked.indices[:, 1], topk)
     # One survivor more than asked for shows whether the last one's score is its alone.
     while survivors <= topk and seen < len(ranked.scores):
         block = ranked.take(slice(seen, seen + size))
         alive = _suppress(alive, block, nms_thresh)
         seen += len(block.scores)
         gained, survivors = len(alive.scores) - survivors, len(alive.scores)
-        # The next block is as large as it takes when as many of it survive as of this one; at most
-        # four times what is missing, for lower scores crowd less, but few blocks are wanted too.
-        missing = topk + 1 - survivors
-        size = max(seen // 2, min(4 * missing, missing * size // max(gained, 1)))
+        size = next_block(image.scores, seen, size, gained, topk + 1 - survivors)
     scores = alive.scores[: topk + 1]
     if survivors >= topk and not (scores[1:] == scores[:-1]).any():
         return alive.take(slice(topk))

@@ -18,7 +18,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 def run(*words):
     """A command that would run for minutes if a rank waited for one that is gone."""
     command = [sys.executable, *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    # Detectron2's launcher takes as many GPUs as ranks where it sees one.
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **hidden, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )

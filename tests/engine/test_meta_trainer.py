@@ -155,6 +155,15 @@ def test_bfloat16_autocast(meta_cfg, batch):  # noqa: F811
     assert moved.isfinite().all() and moved.max() > 0
 
 
+@needs_torch(2, 3, "nms takes no half precision under the autocast of the CPU")
+def test_under_autocast_all_that_trains_has_a_gradient(meta_cfg, batch):  # noqa: F811
+    """Though the meta batch has gone through the same weights without a graph before."""
+    trainer = make_trainer(meta_cfg, batch, train_only=("roi_heads",), amp_dtype=torch.bfloat16)
+    run(trainer)
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    assert trained and all(parameter.grad is not None for parameter in trained)
+
+
 def test_gradient_clipping_is_refused(meta_cfg, batch):  # noqa: F811
     class SGDWithGradientClip(torch.optim.SGD):
         def step(self, closure=None):

@@ -203,13 +203,3 @@ def test_gradients_reach_the_scores():
 def test_boxes_that_do_not_go_with_the_scores_are_an_error(shape):
     with pytest.raises(ValueError, match=r"have to be \(80, 240\)"):
         fast_rcnn_inference([torch.zeros(shape)], [_many()[1]], [(9, 9)], 0.0, 0.5, 20)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("seed", range(0, 600, 100))
-def test_equals_detectron2_on_cuda(seed, monkeypatch):
-    (boxes, scores, shape), limits = _random_case(seed)
-    assert_same([(boxes.cuda(), scores.cuda(), shape)], limits)
-    boxes, scores, shape = _many(seed, rows=400, classes=100)
-    for topk in (-1, 300):
-        assert_same([(boxes.cuda(), scores.cuda(), shape)], (1e-4, 0.5, topk))

@@ -116,21 +116,25 @@ class RoIPool:
     def features(self, index: Tensor) -> Tensor:
         """(n, D) features of the rows ``index`` (n,), float32 (or float64, where stored so)."""
         if self._features is None:
-            rows = self._gather(index).to(self.device, non_blocking=True)
+            rows = self._to_device(self._gather(index))
         else:
-            rows = self._features.index_select(0, index.to(self.device))
+            rows = self._features.index_select(0, self._to_device(index))
         return rows if rows.dtype == torch.float64 else rows.float()
 
     def labels(self, index: Tensor) -> Tensor:
         """(n,) labels of the rows ``index``, on the device."""
-        return self.gt_classes[index].to(self.device)
+        return self._to_device(self.gt_classes[index])
 
     def context(self, loss: torch.nn.Module, index: Tensor) -> dict[str, Tensor]:
         """What ``loss`` reads of the RoIs beside their labels (``balms_det.losses.ROI_FIELDS``)."""
         if not isinstance(loss, ContextLoss):
             return {}
         read = {"object_ids": self._object_ids, "all_classes": self._all_classes}
-        return {name: read[name](index).to(self.device) for name in loss.reads}
+        return {name: self._to_device(read[name](index)) for name in loss.reads}
+
+    def _to_device(self, rows: Tensor) -> Tensor:
+        # Without waiting for what an accelerator still has to do.
+        return rows.to(self.device, non_blocking=True)
 
     def _object_ids(self, index: Tensor) -> Tensor:
         return torch.as_tensor(self.table.objects)[index].long()

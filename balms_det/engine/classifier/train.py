@@ -63,10 +63,10 @@ class ClassifierTrainer:
         self.losses: list[tuple[int, float]] = []
         device = self.stages[0].pool.device
         # What losses draw from; torch.manual_seed, which seeds all, takes as long as a small step.
-        cuda = device.type == "cuda"
-        self._generator = (
-            torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
-        )
+        self._generator = torch.default_generator
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._generator = torch.cuda.default_generators[index]
 
     def train(self) -> None:
         """Run to the end.
