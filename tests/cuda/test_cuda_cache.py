@@ -5,15 +5,14 @@ import json
 import pytest
 import torch
 
-from balms_det.engine import LongTailTrainer
 from balms_det.engine.calibrate import SearchOptions, calibrate
 from balms_det.engine.classifier import Choices, make_recipe, open_source, train_seeds
 from balms_det.engine.classifier.setup import build_trainee
 from balms_det.engine.classifier.sweep import plan_jobs, run_jobs
 from balms_det.engine.classifier.train import build_classifier_trainer
-from balms_det.engine.feature_cache import CacheOptions, FeatureCache, cache_features
+from balms_det.engine.feature_cache import FeatureCache
 from tests.cuda.gpu import count_waits, needs_cuda, no_waiting
-from tests.engine.classifier.conftest import SOFTMAX, evaluated_by_the_detector
+from tests.engine.classifier.conftest import SOFTMAX, evaluated_by_the_detector, make_detector
 
 pytestmark = needs_cuda
 
@@ -24,15 +23,7 @@ GPU = ("MODEL.DEVICE", "cuda")
 def made(make_cfg, tmp_path_factory):
     """Folder of a random detector and its caches, and the detector's config."""
     root = tmp_path_factory.mktemp("detector")
-    cfg = make_cfg("stage1.yaml", root, "MODEL.WEIGHTS", str(root / "stage1.pth"), *GPU)
-    torch.manual_seed(0)
-    model = LongTailTrainer.build_model(cfg)
-    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.03)
-    torch.save({"model": model.state_dict()}, root / "stage1.pth")
-    cache_features(cfg, root / "train", CacheOptions(dtype="float32", shard_images=10))
-    options = CacheOptions(purpose="eval", dtype="float32", shard_images=3)
-    cache_features(cfg, root / "val", options)
-    return root, cfg
+    return root, make_detector(make_cfg, root, *GPU)
 
 
 @pytest.fixture

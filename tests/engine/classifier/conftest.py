@@ -15,7 +15,13 @@ SOFTMAX = str(CONFIGS / "stage2_softmax.yaml")
 def detector(make_cfg, tmp_path_factory):
     """Folder of a detector (drawn at random), ``stage1.pth``, and its caches."""
     root = tmp_path_factory.mktemp("detector")
-    cfg = make_cfg("stage1.yaml", root, "MODEL.WEIGHTS", str(root / "stage1.pth"))
+    make_detector(make_cfg, root)
+    return root
+
+
+def make_detector(make_cfg, root, *opts):
+    """Put a detector and its caches in a folder; returns its config, with these options."""
+    cfg = make_cfg("stage1.yaml", root, "MODEL.WEIGHTS", str(root / "stage1.pth"), *opts)
     torch.manual_seed(0)
     model = LongTailTrainer.build_model(cfg)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.03)
@@ -23,7 +29,7 @@ def detector(make_cfg, tmp_path_factory):
     cache_features(cfg, root / "train", CacheOptions(dtype="float32", shard_images=10))
     options = CacheOptions(purpose="eval", dtype="float32", shard_images=3)
     cache_features(cfg, root / "val", options)
-    return root
+    return cfg
 
 
 @pytest.fixture(scope="session")
