@@ -62,8 +62,8 @@ def evaluate_lvis(
     members = group_members(truth, groups)
     limits = detection_limits(rule, max_dets)
     curves = None
-    if backend == "hotcoco" and not (boundary or lenient or rule == "fixed"):
-        curves = evaluate_results(truth, results, iou_type, max_dets)
+    if backend == "hotcoco" and not (boundary or lenient):
+        curves = evaluate_results(truth, results, iou_type, limits[0])
     if curves is None:
         detections = read_detections(results, truth, iou_type, lenient)
         detections = limited_detections(truth, detections, *limits)

@@ -1,8 +1,8 @@
 """Results as detections of whole images, some images at a time, so that they can be matched while
 the others are read.
 
-Frameworks write the detections of an image one after the other, and no fault. Results of another
-kind have to be read as a whole first: :class:`ReadWhole`.
+It takes results without a fault that have the detections of an image in a row, as frameworks write
+them. All others have to be read as a whole first: :class:`ReadWhole`.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def result_parts(
     reader = _PartReader(truth, [key], per_image)
     gathered, size = [], 0
     in_memory = isinstance(results, (list, tuple))
+    # A list is cut here alone: to cut it into chunks before would copy it twice.
     chunks = [results] if in_memory else result_chunks(results, (*_KEYS, key))
     for piece in _whole_images(chunks):
         gathered.append(reader.read(piece))

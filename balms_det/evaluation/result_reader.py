@@ -42,7 +42,7 @@ def read_columns(
     score = reader.numbers("score", reader.values("score"))
     masks = reader.masks(image, known) if "segmentation" in keys else None
     box = reader.boxes() if "bbox" in keys else None
-    ids = read_ids(reader.entries)
+    ids = reader.ids()
     index = np.arange(offset, offset + len(entries))
     columns = Columns(index, image, category, score, box, masks, ids)
     return columns.take(np.flatnonzero(reader.good))
@@ -79,6 +79,13 @@ class _ChunkReader:
         ranks = np.fromiter((_rank(rank, value) for value in values), np.int64, len(values))
         self.report(f"has an {key} that the dataset does not list", ranks < 0, values)
         return np.maximum(ranks, 0)
+
+    def ids(self) -> list | None:
+        """The optional ids; None where an entry has none."""
+        ids = read_ids(self.entries)
+        if ids is not None:
+            self.report("has an id that is a list or an object", ~_each(ids, _is_hashable), ids)
+        return ids
 
     def numbers(self, key: str, values: Sequence) -> np.ndarray:
         real = _each(values, _is_number)
@@ -127,6 +134,14 @@ def _only(fits: np.ndarray, values: list, other: Any) -> list:
     if fits.all():
         return values
     return [value if ok else other for value, ok in zip(values, fits.tolist())]
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:

@@ -30,12 +30,14 @@ def sound_columns(
         score = _numbers(map(operator.itemgetter("score"), entries), len(entries))
         box = _boxes(entries) if "bbox" in keys else None
         masks = _masks(entries, image, known) if "segmentation" in keys else None
+        ids = read_ids(entries)
+        set(ids or ())  # lists and objects, which are no ids, cannot be in a set
     except _FAULTS:
         return None
     if not np.isfinite(score).all():
         return None
     index = np.arange(offset, offset + len(entries))
-    return Columns(index, image, category, score, box, masks, read_ids(entries))
+    return Columns(index, image, category, score, box, masks, ids)
 
 
 def read_ids(entries: Sequence[dict]) -> list | None:

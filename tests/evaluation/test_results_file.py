@@ -89,6 +89,16 @@ def test_a_fault_is_named_or_left_out(bad, words, from_file, write, caplog):
     assert "left out" in caplog.text
 
 
+@pytest.mark.parametrize("from_file", [False, True], ids=["list", "file"])
+def test_an_id_that_is_none_is_named_or_left_out(from_file, write):
+    results = [entry(id=5), entry(id=[2]), entry(id={})]
+    results = write(results) if from_file else results
+    words = "entry 1: it has an id that is a list or an object: \\[2\\] .2 entries"
+    with pytest.raises(ResultsError, match=words):
+        check_results(results, DATASET, KEYS)
+    assert check_results(results, DATASET, KEYS, lenient=True).columns.ids == [5]
+
+
 def test_columns_hold_ranks_and_values():
     columns = check_results(GOOD, DATASET, KEYS).columns
     assert columns.image.tolist() == [1, 0, 0]  # ids 2 and 5

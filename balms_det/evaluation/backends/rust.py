@@ -67,7 +67,7 @@ def evaluate_results(
         truth: with masks where they are evaluated.
         results: see ``result_parts``.
         iou_type: "bbox" or "segm".
-        per_image: detections of an image that count.
+        per_image: detections of an image that count; a negative one is no limit.
 
     Raises:
         FileNotFoundError, ResultsError: see ``result_chunks``.

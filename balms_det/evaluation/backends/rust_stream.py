@@ -71,10 +71,12 @@ class _Feed:
         )
         self._lock, self._stopped = threading.Lock(), False
 
-    def _without_detections(self) -> Iterator[tuple[np.ndarray, None]]:
+    def _without_detections(self) -> Iterator[tuple[np.ndarray, Detections]]:
+        masks, none = None if self._truth.masks is None else [], np.zeros(0, np.int64)
+        nothing = Detections(none, none, np.zeros(0), np.zeros((0, 4)), masks)
         images = np.flatnonzero(self._left)
         for start in range(0, len(images), _IMAGES_AT_A_TIME):
-            yield images[start : start + _IMAGES_AT_A_TIME], None
+            yield images[start : start + _IMAGES_AT_A_TIME], nothing
 
     def stop(self) -> None:
         """No thread gets anything more."""
@@ -90,19 +92,15 @@ class _Feed:
             self.stop()  # all is handed out, or an error ends the other threads too
         return counts
 
-    def _next(self) -> tuple[np.ndarray, Detections | None] | None:
+    def _next(self) -> tuple[np.ndarray, Detections] | None:
         with self._lock:
             batch = None if self._stopped else next(self._batches, None)
             if batch is not None:
                 self._left[batch[0]] = False
             return batch
 
-    def _match(self, stream, images: np.ndarray, detections: Detections | None) -> np.ndarray:
+    def _match(self, stream, images: np.ndarray, detections: Detections) -> np.ndarray:
         truth = self._truth
-        if detections is None:
-            masks = None if truth.masks is None else []
-            nothing = np.zeros(0, np.int64)
-            detections = Detections(nothing, nothing, np.zeros(0), np.zeros((0, 4)), masks)
         limits = zip(self._limits[images].tolist(), self._limits[images + 1].tolist())
         which = np.concatenate([np.zeros(0, np.int64), *(self._order[a:b] for a, b in limits)])
         stream.update(
