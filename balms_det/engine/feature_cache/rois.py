@@ -87,7 +87,8 @@ def _read(
 ) -> tuple[list[Tensor], Tensor]:
     """Logits by stage and last boxes of one image."""
     device = predictors[-1].bbox_pred.weight.device
-    read = [columns[column(s, FEATURES)][rows].to(device).float() for s in range(len(predictors))]
+    stages = range(len(predictors))
+    read = [_read_features(columns[column(s, FEATURES)][rows], device) for s in stages]
     logits = [predictor.cls_score(features) for predictor, features in zip(predictors, read)]
     if LAST_BOXES in columns:
         return logits, columns[LAST_BOXES][rows].to(device)
@@ -96,6 +97,15 @@ def _read(
     last = predictors[-1]
     (boxes,) = last.predict_boxes((logits[-1], last.bbox_pred(read[-1])), [proposals])
     return logits, boxes
+
+
+def _read_features(mapped: Tensor, device: torch.device) -> Tensor:
+    """Features (R, D) in float32, in memory that torch has allocated, as in the detector.
+
+    Matrix products round otherwise where a row starts at another address modulo 16 bytes, and in
+    a mapped file it starts anywhere.
+    """
+    return mapped.to(device, torch.float32, copy=True)
 
 
 def calibrated_scores(
