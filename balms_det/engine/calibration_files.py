@@ -13,6 +13,7 @@ from torch import nn
 
 from balms_det.engine.calibration_search import PLAIN, StrengthSearch, Trial
 from balms_det.engine.child_config import as_yaml, child_content, set_key
+from balms_det.engine.partial_state import copy_into
 from balms_det.files import atomic_path, write_atomically
 from balms_det.modeling.calibration import CalibrationMixin
 
@@ -87,7 +88,7 @@ def write_checkpoint(path: Path, model: nn.Module, search: StrengthSearch, chose
         baked = {
             f"{prefix}.{k}": v.detach().cpu().clone() for k, v in classifier.named_parameters()
         }
-        classifier.load_state_dict(kept)
+        copy_into(classifier, kept)
         state.update(baked)
     with atomic_path(path) as part:
         torch.save({"model": state, "__author__": "balms_det"}, part)
