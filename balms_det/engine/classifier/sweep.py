@@ -23,6 +23,7 @@ from balms_det.engine.classifier.run import Source, defined, open_source, train_
 from balms_det.engine.classifier.setup import Choices, Recipe, build_trainee, make_recipe
 from balms_det.engine.classifier.write import classifier_state, load_classifier_state, write_model
 from balms_det.engine.feature_cache import FeatureCache
+from balms_det.engine.partial_state import state_digest
 from balms_det.engine.weights_files import load_tensors
 from balms_det.evaluation.table import METRICS, Row
 from balms_det.files import atomic_path, write_atomically
@@ -139,7 +140,8 @@ def run_job(job: Job) -> dict:
     path = folder / RESULT
     if path.exists():
         known = json.loads(path.read_text())
-        if known["inputs"] == inputs and (folder / CLASSIFIER).exists():
+        whole = "state" in known and (folder / CLASSIFIER).exists()
+        if known["inputs"] == inputs and whole:
             return known
     source = _source(job.cache, job.evaluate, cfg.MODEL.DEVICE)
     started = time.process_time()
@@ -149,6 +151,7 @@ def run_job(job: Job) -> dict:
     metrics = {name: defined(outcome.metrics[name]) for name in METRICS}
     result = {
         "inputs": inputs,
+        "state": outcome.state,
         "seconds": outcome.seconds,
         "processor_seconds": time.process_time() - started,
         **metrics,
@@ -194,6 +197,9 @@ def write_winner(jobs: Sequence[Job], rows: Sequence[Row], out: Path, metric: st
 
     Returns:
         The config's path.
+
+    Raises:
+        ValueError: the model to be written is not the one whose metric won.
     """
     if not rows or mean_of(rows[0], metric) == float("-inf"):
         return None
@@ -202,5 +208,10 @@ def write_winner(jobs: Sequence[Job], rows: Sequence[Row], out: Path, metric: st
     trainee.finish()
     state = load_tensors(Path(job.out) / CLASSIFIER)
     load_classifier_state(trainee.model, state)
+    if state_digest(trainee.model) != json.loads((Path(job.out) / RESULT).read_text())["state"]:
+        raise ValueError(
+            f"{job.out}: {CLASSIFIER} and the cache's checkpoint do not give the model that was "
+            "measured: one of them has changed since. Remove this folder and sweep again"
+        )
     comment = f"Written by tools/sweep.py: {job.label} has the highest {metric} of {len(rows)}"
     return write_model(Path(out) / "winner", trainee.model, job.recipe, comment)[1]
