@@ -8,6 +8,7 @@ import pytest
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of processes with more threads
 torch.set_num_threads(1)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from balms_det import __version__
+from balms_det.children import end_worker_with_parent, ended_with_errors, quiet_children
 from balms_det.engine.classifier.run import Source, defined, open_source, train_once
 from balms_det.engine.classifier.setup import Choices, Recipe, build_trainee, make_recipe
 from balms_det.engine.classifier.write import classifier_state, load_classifier_state, write_model
@@ -119,8 +120,8 @@ def run_jobs(
     """
     context = multiprocessing.get_context("spawn")
     results, failures = {}, []
-    one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(processes, context, **one_thread) as pool:
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker)
+    with quiet_children(), pool, ended_with_errors(pool):
         waiting: dict[Future, Job] = {pool.submit(run_job, job): job for job in jobs}
         for future in as_completed(waiting):
             job, error = waiting[future], future.exception()
@@ -130,6 +131,11 @@ def run_jobs(
                 failures.append(Failure(job.label, job.seed, f"{type(error).__name__}: {error}"))
             done(job, results.get(job))
     return results, sorted(failures, key=lambda failure: (failure.label, failure.seed))
+
+
+def _start_worker() -> None:
+    end_worker_with_parent()
+    torch.set_num_threads(1)
 
 
 def run_job(job: Job) -> dict:
