@@ -27,7 +27,7 @@ _running: set[subprocess.Popen] = set()
 
 
 def waiting_policy(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a child's environment needs beside ``environment``; nothing where the user has chosen."""
+    """What a child's environment needs beside this one; nothing where the user has chosen."""
     return {} if any(key in environment for key in _CHOSEN_BY) else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -82,7 +82,7 @@ def terminate_children() -> None:
 
 
 def end_with_parent() -> None:
-    """In a process of :func:`child_process`: end when the parent does. Elsewhere it does nothing."""
+    """In a process of :func:`child_process`: end when the parent does; nothing elsewhere."""
     if os.environ.pop(_WATCH, None) and not sys.stdin.closed:
         threading.Thread(target=_wait_for_end, args=(sys.stdin.fileno(),), daemon=True).start()
 

@@ -67,7 +67,7 @@ def start(tmp_path, code, words):
 
 
 def end_and_watch(parent, pipes, how):
-    opened = [open(path) for path in pipes]  # waits until the child has opened it
+    opened = [path.open() for path in pipes]  # waits until the child has opened it
     assert [pipe.readline() for pipe in opened] == ["ready\n"] * len(pipes)
     parent.send_signal(how)
     assert [pipe.read() for pipe in opened] == [""] * len(pipes)  # returns when the child has ended
