@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from balms_det.children import end_with_parent
+
 # What the package raises for input that it cannot use, the system for files that it cannot read or
 # write, and a training for numbers that are none. The values of a config reach constructors, which
 # raise TypeError for a wrong one.
@@ -31,6 +33,7 @@ def one_line_errors(main: Callable[..., int | None]) -> Callable[..., int]:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError):  # replaced by something without an encoding
                 stream.reconfigure(errors="backslashreplace")  # for names that it cannot show
+        end_with_parent()
         try:
             return main(*args) or 0
         except USER_ERRORS as error:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1").split(",")[0]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of processes with more threads
 
 
 @pytest.fixture(autouse=True)

@@ -29,6 +29,7 @@ from balms_det.engine.calibration_search import (
 )
 from balms_det.engine.feature_cache import FeatureCache
 from balms_det.engine.trainer import load_trained_weights
+from balms_det.engine.written_model import check_written
 from balms_det.evaluation.strength_curves import draw_strength_curves
 from balms_det.modeling.calibration import CALIBRATION_REGISTRY, calibration_class
 
@@ -100,12 +101,14 @@ def calibrate(
     chosen = best_trial(trials, options.metric)
     write_scan(out / "scan.json", trials, chosen)
     _draw(trials, chosen, out / "strength.png", _where(cache))
-    opts = list(opts)
+    opts, state = list(opts), model.state_dict()
     if bake:
-        write_checkpoint(out / "calibrated.pth", model, search, chosen)
+        state = write_checkpoint(out / "calibrated.pth", model, search, chosen)
         opts += ["MODEL.WEIGHTS", str(out / "calibrated.pth")]
     heads = cfg.MODEL.ROI_HEADS.NAME
     write_config(out / "calibrated.yaml", config_file, opts, heads, chosen, baked=bake)
+    if config_file:  # else the config is no whole one
+        check_written(out / "calibrated.yaml", state)
     logger.info("Chosen: %s at strength %g", chosen.name, chosen.strength)
     return chosen
 

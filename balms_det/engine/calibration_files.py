@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from balms_det.engine.calibration_search import PLAIN, StrengthSearch, Trial
 from balms_det.engine.child_config import as_yaml, child_content, set_key
+from balms_det.engine.partial_state import copy_into
 from balms_det.files import atomic_path, write_atomically
 from balms_det.modeling.calibration import CalibrationMixin
 
@@ -69,10 +70,15 @@ def write_config(
     write_atomically(path, as_yaml(content, head + where))
 
 
-def write_checkpoint(path: Path, model: nn.Module, search: StrengthSearch, chosen: Trial) -> None:
+def write_checkpoint(
+    path: Path, model: nn.Module, search: StrengthSearch, chosen: Trial
+) -> dict[str, Tensor]:
     """The model's weights with the calibration written into its classifiers.
 
     The model itself is left as it was. Detectron2 loads the file without balms_det.
+
+    Returns:
+        The state dict that was written.
 
     Raises:
         ValueError: the calibration cannot be written into the weights.
@@ -87,10 +93,11 @@ def write_checkpoint(path: Path, model: nn.Module, search: StrengthSearch, chose
         baked = {
             f"{prefix}.{k}": v.detach().cpu().clone() for k, v in classifier.named_parameters()
         }
-        classifier.load_state_dict(kept)
+        copy_into(classifier, kept)
         state.update(baked)
     with atomic_path(path) as part:
         torch.save({"model": state, "__author__": "balms_det"}, part)
+    return state
 
 
 def check_takes_calibration(model: nn.Module, bake: bool) -> None:

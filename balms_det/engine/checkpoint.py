@@ -14,6 +14,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from balms_det.engine.partial_state import FrozenStatistics
 from balms_det.engine.weights_files import read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,10 @@ class LongTailCheckpointer(DetectionCheckpointer):
         weights = checkpoint["model"]
         for key in [key for key in weights if _CLASSIFIER.match(key)]:
             self._convert(weights, key)
+        statistics = FrozenStatistics(self.model)
+        statistics.declare_versions(weights)
         incompatible = super()._load_model(checkpoint)
+        statistics.keep_unnamed(incompatible.missing_keys)
         if self._require_all_but is not None:
             self._check_frozen_parts(incompatible)
         return incompatible

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from balms_det.data.instances_json import load_instances
 from balms_det.data.summary_cache import annotation_summary
+from balms_det.engine.written_model import check_written
 from balms_det.files import atomic_path, write_atomically
 from balms_det.losses import CosineClassifier
 
@@ -125,7 +126,7 @@ def imprint(
         out: folder to write to.
 
     Raises:
-        ValueError: see :func:`grow`.
+        ValueError: see :func:`grow`; or what was written loads as another model.
     """
     state = grow(cfg, model, exemplar_directions(model, exemplars))
     weights, config = Path(out) / "model_imprinted.pth", Path(out) / "config.yaml"
@@ -138,6 +139,7 @@ def imprint(
     cfg.DATASETS.TRAIN = ()
     cfg.OUTPUT_DIR = str(out)
     write_atomically(config, cfg.dump())
+    check_written(config, state)
     return weights, config
 
 

@@ -58,7 +58,7 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1, ablation: bool = False
     """Make the dataset, train and evaluate every step for every seed, write table and pictures.
 
     Args:
-        root: checkout that holds ``tools/`` and ``configs/``.
+        root: checkout (absolute) that holds ``tools/`` and ``configs/``.
         out: folder of the results: ``seed0/<step>/``, ``table.md``, ``table.json`` and, of the
             first seed, ``predictions.png``, ``report.html`` and ``sweep/``.
         seeds: how many seeds; with more than one the table has mean and standard deviation.
@@ -70,6 +70,7 @@ def run_quickstart(root: Path, out: Path, seeds: int = 1, ablation: bool = False
     Raises:
         RuntimeError: a step failed; the message has the last lines that it printed.
     """
+    out = Path(out).absolute()  # the steps run in another folder than the caller
     steps = METHODS + ABLATION if ablation else METHODS
     make_dataset(root)
     folders = [out / f"seed{seed}" for seed in range(seeds)]

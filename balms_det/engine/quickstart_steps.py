@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from balms_det import __version__
+from balms_det.children import child_process, terminate_children
 from balms_det.files import write_atomically
 
 DATASET = Path("datasets/icons_lt")
@@ -41,8 +42,14 @@ def side_by_side(tasks: Iterable[Callable[[], None]]) -> None:
     """Do several things at once, on a core each: one small model makes little use of a second."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         started = [pool.submit(task) for task in tasks]
-        for task in started:
-            task.result()
+        try:
+            for task in started:
+                task.result()
+        except (KeyboardInterrupt, SystemExit):
+            pool.shutdown(wait=False, cancel_futures=True)
+            while wait(started, timeout=0.1).not_done:  # one may only be starting
+                terminate_children()
+            raise
 
 
 def train_side_by_side(root: Path, folder: Path, steps: list[Step], seed: int) -> None:
@@ -90,7 +97,8 @@ def write_record(target: Path, record: dict) -> None:
 
 def fingerprint(root: Path, command: list[str]) -> str:
     """Digest of a step's command, its configs, the dataset and the package's version."""
-    digest = hashlib.sha256(" ".join([__version__, *command[1:]]).encode())
+    words = [word.removeprefix(f"{root}/") for word in command[1:]]
+    digest = hashlib.sha256(" ".join([__version__, *words]).encode())
     for path in sorted((root / "configs").glob("quickstart/*.yaml")):
         digest.update(path.read_bytes())
     digest.update((root / "configs/Base-LongTail-RCNN-FPN.yaml").read_bytes())
@@ -101,16 +109,16 @@ def fingerprint(root: Path, command: list[str]) -> str:
 def run(root: Path, command: list[str], label: str = "", threads: int | None = None) -> None:
     """Run a command from the checkout, showing its progress lines after ``label``.
 
-    ``threads`` limits its OpenMP threads; None leaves them to the environment.
+    ``threads`` limits its OpenMP threads; None leaves them to the environment. It ends when this
+    process does.
 
     Raises:
         RuntimeError: the command failed; the message has the last lines that it printed.
     """
     print(f"[demo] {' '.join(['python', *command[1:]])}", flush=True)
-    environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     tail: list[str] = []
-    with subprocess.Popen(command, cwd=root, env=environment, **output) as process:
+    with child_process(command, threads=threads, cwd=root, **output) as process:
         for line in process.stdout:
             tail = [*tail[-60:], line]
             if PROGRESS.search(line) or "train_net" not in command[1]:

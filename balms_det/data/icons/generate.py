@@ -4,7 +4,6 @@ import dataclasses
 import multiprocessing
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from balms_det.children import end_worker_with_parent
 from balms_det.data.icons import folder, font, plan, writer
 from balms_det.data.icons.catalog import IconClass, build_catalog, frequency_order
 from balms_det.data.icons.render import SplitSpec, render_image
@@ -121,16 +121,6 @@ def _render_job(spec: SplitSpec, job: tuple[int, list[int]]) -> dict:
     return render_image(spec, *job)
 
 
-def _end_with_parent() -> None:
-    """In a worker: end when the parent is killed. Workers would wait for its next job for good."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _render_all(spec: SplitSpec, images: list[list[int]], workers: int | None) -> Iterator[dict]:
     """Records of a split, in order whatever the number of processes."""
     if workers is None:
@@ -143,7 +133,7 @@ def _render_all(spec: SplitSpec, images: list[list[int]], workers: int | None) -
     # A forked child need not import torch again; forking is safe on Linux only.
     method = "fork" if sys.platform == "linux" else "spawn"
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=end_worker_with_parent) as pool:
         yield from pool.map(render, enumerate(images), chunksize=16)
 
 

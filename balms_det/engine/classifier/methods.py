@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from balms_det.engine.partial_state import copy_into
 from balms_det.modeling import BoxPredictor
 from balms_det.modeling.calibration import build_calibration, head_of
 
@@ -56,7 +57,7 @@ class CRT(Method):
     sampler = "ClassBalancedSampler"
 
     def prepare(self, predictor: BoxPredictor, fresh: dict[str, Tensor]) -> None:
-        predictor.cls_score.load_state_dict(fresh)
+        copy_into(predictor.cls_score, fresh)
 
 
 class ScaledClassifier(nn.Module):

@@ -14,6 +14,7 @@ from balms_det.engine.classifier.train import build_classifier_trainer
 from balms_det.engine.classifier.write import write_model
 from balms_det.engine.feature_cache import FeatureCache
 from balms_det.engine.feature_cache.evaluate import CachedEvaluation
+from balms_det.engine.partial_state import state_digest
 from balms_det.engine.results import write_results
 from balms_det.engine.run_record import write_run_record
 from balms_det.evaluation.table import METRICS, Row
@@ -67,11 +68,13 @@ class Outcome:
         metrics: AP, APr, APc and APf of boxes in percent (NaN: undefined); empty without a cached
             validation set.
         losses: (iteration, loss) of some iterations.
+        state: digest of the model that was measured (``state_digest``).
     """
 
     seconds: float
     metrics: dict[str, float]
     losses: list[tuple[int, float]]
+    state: str
 
 
 def train_once(recipe: Recipe, source: Source) -> tuple[Trainee, Outcome]:
@@ -100,7 +103,7 @@ def train_once(recipe: Recipe, source: Source) -> tuple[Trainee, Outcome]:
     trainee.finish()
     seconds = time.perf_counter() - started
     metrics = {} if source.evaluation is None else source.evaluation.box_ap(trainee.predictors)
-    return trainee, Outcome(seconds, metrics, losses)
+    return trainee, Outcome(seconds, metrics, losses, state_digest(trainee.model))
 
 
 def pair_with_seeds(folders: Sequence[str], seeds: int, what: str) -> list[str]:

@@ -19,10 +19,12 @@ from pathlib import Path
 import torch
 
 from balms_det import __version__
+from balms_det.children import end_worker_with_parent, ended_with_errors, quiet_children
 from balms_det.engine.classifier.run import Source, defined, open_source, train_once
 from balms_det.engine.classifier.setup import Choices, Recipe, build_trainee, make_recipe
 from balms_det.engine.classifier.write import classifier_state, load_classifier_state, write_model
 from balms_det.engine.feature_cache import FeatureCache
+from balms_det.engine.partial_state import state_digest
 from balms_det.engine.weights_files import load_tensors
 from balms_det.evaluation.table import METRICS, Row
 from balms_det.files import atomic_path, write_atomically
@@ -118,8 +120,8 @@ def run_jobs(
     """
     context = multiprocessing.get_context("spawn")
     results, failures = {}, []
-    one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(processes, context, **one_thread) as pool:
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker)
+    with quiet_children(), pool, ended_with_errors(pool):
         waiting: dict[Future, Job] = {pool.submit(run_job, job): job for job in jobs}
         for future in as_completed(waiting):
             job, error = waiting[future], future.exception()
@@ -131,6 +133,11 @@ def run_jobs(
     return results, sorted(failures, key=lambda failure: (failure.label, failure.seed))
 
 
+def _start_worker() -> None:
+    end_worker_with_parent()
+    torch.set_num_threads(1)
+
+
 def run_job(job: Job) -> dict:
     """The result of a job, from its folder if it has finished there with the same inputs."""
     folder = Path(job.out)
@@ -139,7 +146,8 @@ def run_job(job: Job) -> dict:
     path = folder / RESULT
     if path.exists():
         known = json.loads(path.read_text())
-        if known["inputs"] == inputs and (folder / CLASSIFIER).exists():
+        whole = "state" in known and (folder / CLASSIFIER).exists()
+        if known["inputs"] == inputs and whole:
             return known
     source = _source(job.cache, job.evaluate, cfg.MODEL.DEVICE)
     started = time.process_time()
@@ -149,6 +157,7 @@ def run_job(job: Job) -> dict:
     metrics = {name: defined(outcome.metrics[name]) for name in METRICS}
     result = {
         "inputs": inputs,
+        "state": outcome.state,
         "seconds": outcome.seconds,
         "processor_seconds": time.process_time() - started,
         **metrics,
@@ -194,6 +203,9 @@ def write_winner(jobs: Sequence[Job], rows: Sequence[Row], out: Path, metric: st
 
     Returns:
         The config's path.
+
+    Raises:
+        ValueError: the model to be written is not the one whose metric won.
     """
     if not rows or mean_of(rows[0], metric) == float("-inf"):
         return None
@@ -202,5 +214,10 @@ def write_winner(jobs: Sequence[Job], rows: Sequence[Row], out: Path, metric: st
     trainee.finish()
     state = load_tensors(Path(job.out) / CLASSIFIER)
     load_classifier_state(trainee.model, state)
+    if state_digest(trainee.model) != json.loads((Path(job.out) / RESULT).read_text())["state"]:
+        raise ValueError(
+            f"{job.out}: {CLASSIFIER} and the cache's checkpoint do not give the model that was "
+            "measured: one of them has changed since. Remove this folder and sweep again"
+        )
     comment = f"Written by tools/sweep.py: {job.label} has the highest {metric} of {len(rows)}"
     return write_model(Path(out) / "winner", trainee.model, job.recipe, comment)[1]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from balms_det.engine.child_config import as_yaml, child_content
 from balms_det.engine.classifier.setup import Recipe
+from balms_det.engine.partial_state import copy_into
+from balms_det.engine.written_model import check_written
 from balms_det.files import atomic_path, write_atomically
 
 WEIGHTS, CONFIG = "model_final.pth", "config.yaml"
@@ -35,7 +37,7 @@ def load_classifier_state(model: nn.Module, state: Mapping[str, Tensor]) -> None
     own = classifier_state(model)
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
         raise ValueError("the classifier is of another model: it has other tensors")
-    model.load_state_dict(state, strict=False)
+    copy_into(model, state)
 
 
 def write_model(out: Path, model: nn.Module, recipe: Recipe, comment: str) -> tuple[Path, Path]:
@@ -52,6 +54,9 @@ def write_model(out: Path, model: nn.Module, recipe: Recipe, comment: str) -> tu
 
     Returns:
         The two paths.
+
+    Raises:
+        ValueError: loaded from these files it is another model.
     """
     weights, config = Path(out) / WEIGHTS, Path(out) / CONFIG
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
@@ -60,4 +65,5 @@ def write_model(out: Path, model: nn.Module, recipe: Recipe, comment: str) -> tu
     opts = [*recipe.opts, "MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(out)]
     content = child_content(config, recipe.config_file, opts)
     write_atomically(config, as_yaml(content, comment))
+    check_written(config, state)
     return weights, config
