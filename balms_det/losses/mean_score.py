@@ -29,7 +29,7 @@ class LOCELoss(ContextLoss, SoftmaxFamily):
 
     m moves *before* the loss: each object counts with the mean score of its RoIs, and a class with
     n objects in the batch has ``m <- alpha^n m + (1 - alpha^n) * their mean``. Background's m is
-    fixed. The box predictor says which RoIs are of one object; without it each is its own.
+    ``bg_score`` at every update, whatever a loaded state says. The box predictor says which RoIs are of one object; without it each is its own.
 
     Memory-augmented feature sampling (section 3.4): rows of ``sampled_classes`` classes, drawn
     with probability proportional to 1 / m, with ``sampled_features`` features each, join every
@@ -76,6 +76,7 @@ class LOCELoss(ContextLoss, SoftmaxFamily):
         if queue_size < 0:
             raise ValueError(f"queue_size must not be negative, got {queue_size}")
         self.alpha = alpha
+        self.bg_score = bg_score
         self.queue_size = queue_size
         self.sampled = sampled_classes, sampled_features
         start = torch.full((num_classes,), init_score, dtype=torch.float64)
@@ -94,6 +95,8 @@ class LOCELoss(ContextLoss, SoftmaxFamily):
         kept = self.alpha**objects
         moved = kept * self.mean_score + (1 - kept) * scores / objects.clamp(min=1)
         self.mean_score[:-1] = moved[:-1]
+        # Not only at the start: a checkpoint may bring the value that another run was given.
+        self.mean_score[-1] = self.bg_score
 
     def extra_rows(self, features: Tensor, gt_classes: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.queue_size == 0:
