@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from balms_det.children import child_environment, quiet_children, waiting_policy
+from balms_det.utils.children import child_environment, quiet_children, waiting_policy
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="named pipes and signals of POSIX")
 
 CHILD = """
 import signal, sys
-from balms_det.command_line import one_line_errors
+from balms_det.utils.command_line import one_line_errors
 pipe = open(sys.argv[1], "w")
 @one_line_errors
 def main():
@@ -28,7 +28,7 @@ STEP = """
 import sys
 from functools import partial
 from pathlib import Path
-from balms_det.engine.quickstart_steps import run, side_by_side
+from balms_det.workflows.quickstart import run, side_by_side
 child, *pipes = sys.argv[1:]
 tasks = [partial(run, Path.cwd(), [sys.executable, child, pipe]) for pipe in pipes]
 side_by_side(tasks) if len(tasks) > 1 else tasks[0]()
@@ -36,7 +36,7 @@ side_by_side(tasks) if len(tasks) > 1 else tasks[0]()
 POOL = """
 import multiprocessing, signal, sys
 from concurrent.futures import ProcessPoolExecutor
-from balms_det.children import end_worker_with_parent, ended_with_errors
+from balms_det.utils.children import end_worker_with_parent, ended_with_errors
 def job(path):
     pipe = open(path, "w"); pipe.write("ready\\n"); pipe.flush()
     while True:

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from balms_det.engine.setup import load_cfg
-from balms_det.engine.trainer import LongTailTrainer, load_trained_weights
+from balms_det.engine.checkpoint import load_trained_weights
+from balms_det.engine.config import load_cfg
+from balms_det.engine.trainer import LongTailTrainer
 
 
 def load_written(config: str | Path) -> nn.Module:

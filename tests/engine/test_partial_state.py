@@ -7,10 +7,10 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
+from balms_det.classifier.run import classifier_state, load_classifier_state
 from balms_det.engine.checkpoint import LongTailCheckpointer
-from balms_det.engine.classifier.write import classifier_state, load_classifier_state
-from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.partial_state import copy_into, state_digest
+from balms_det.engine.trainer import freeze_all_but
 from balms_det.engine.weights_files import read_checkpoint, write_weights
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_weights
+from balms_det.utils.randomness import seed_generators
 from tests.engine.conftest import CONFIGS
 
 

@@ -14,8 +14,8 @@ import torch
 from detectron2.engine import HookBase
 from PIL import Image
 
-from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_cfg
+from balms_det.utils.randomness import seed_generators
 from tests.soak.folders import differences
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from balms_det.classifier import Choices, make_recipe, open_source
+from balms_det.classifier import run as write_room
+from balms_det.classifier.run import train_once
+from balms_det.classifier.sweep import make_rows, plan_jobs, run_job, write_winner
 from balms_det.engine import LongTailTrainer
 from balms_det.engine.checkpoint import LongTailCheckpointer
-from balms_det.engine.classifier import Choices, make_recipe, open_source
-from balms_det.engine.classifier import write as write_room
-from balms_det.engine.classifier.run import train_once
-from balms_det.engine.classifier.sweep import make_rows, plan_jobs, run_job, write_winner
-from balms_det.engine.feature_cache import CacheOptions, FeatureCache, cache_features
 from balms_det.engine.partial_state import state_digest
 from balms_det.engine.written_model import check_written, load_written
+from balms_det.features import CacheOptions, FeatureCache, cache_features
 from tests.engine.conftest import CONFIGS
 
 SOFTMAX = str(CONFIGS / "stage2_softmax.yaml")

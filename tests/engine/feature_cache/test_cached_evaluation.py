@@ -7,22 +7,16 @@ from detectron2.modeling import build_model
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.engine import load_weights
-from balms_det.engine.feature_cache import (
+from balms_det.evaluation.box_ap import box_ap
+from balms_det.features import (
     CacheOptions,
     FeatureCache,
     FeatureCacheError,
     cache_features,
     evaluate,
 )
-from balms_det.engine.feature_cache.evaluate import CachedEvaluation
-from balms_det.engine.feature_cache.rois import cached_rois
-from balms_det.evaluation.box_ap import box_ap
-from balms_det.modeling.calibration import (
-    Head,
-    box_predictors,
-    build_calibration,
-    calibrate_model,
-)
+from balms_det.features.evaluate import CachedEvaluation, cached_rois
+from balms_det.modeling.calibration import Head, box_predictors, build_calibration, calibrate_model
 
 EXACT = CacheOptions(purpose="eval", dtype="float32", shard_images=3)
 HEADS = {
