@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath, PurePosixPath
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
 from balms_det.utils.trust import insist
 
 Layout = Callable[[dict], "str | None"]
@@ -141,6 +139,8 @@ class GuardedLoader:
             UntrustedFileError: a file name leaves the image root that the metadata name.
         """
         records = self.load()
+        from detectron2.data import MetadataCatalog
+
         metadata = MetadataCatalog.get(self.name)
         root, json_file = metadata.get("image_root"), metadata.get("json_file")
         if root and json_file:  # otherwise it is Python that says where the images are
@@ -169,6 +169,8 @@ def _is_under(path: str, root: str) -> bool:
 
 def guard_datasets(names: Iterable[str]) -> None:
     """Wrap the loaders of registered datasets; once is enough, and an unknown name is left out."""
+    from detectron2.data import DatasetCatalog
+
     for name in names:
         load = DatasetCatalog.data.get(name)
         if load is not None and not isinstance(load, GuardedLoader):

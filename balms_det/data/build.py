@@ -17,6 +17,7 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from torch.utils.data import Dataset
 
+from balms_det.data import meta_sampling  # noqa: F401  registers its sampler
 from balms_det.data.class_stats import (
     ClassStats,
     build_class_stats,

@@ -11,13 +11,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from balms_det.annotations.summary import AnnotationSummary, annotation_summary
 from balms_det.data.repeat_factors import class_repeat_factors, instance_aware_frequency
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 # A class is rare up to 10 training images, common up to 100, else frequent (LVIS, section 4.2).
 RARE_MAX, COMMON_MAX = 10, 100
@@ -186,6 +188,8 @@ def stats_of(name: str) -> ClassStats:
 
 
 def _set_class_image_count(name: str, stats: ClassStats) -> None:
+    from detectron2.data import MetadataCatalog
+
     metadata = MetadataCatalog.get(name)
     classes = metadata.get("thing_classes")
     if classes and len(classes) != stats.num_classes:
@@ -279,6 +283,8 @@ def dataset_summary(name: str) -> AnnotationSummary:
 
 def check_registered(name: str) -> None:
     """Raise KeyError, with the names that there are, for a dataset that nobody has registered."""
+    from detectron2.data import DatasetCatalog
+
     if name not in DatasetCatalog:
         raise KeyError(
             f"Dataset '{name}' is not registered. Register it in Python, or list it in "
@@ -289,6 +295,8 @@ def check_registered(name: str) -> None:
 
 def dataset_class_names(name: str) -> list[str] | None:
     """Class names of a registered dataset, without counting where that is avoidable."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     names = MetadataCatalog.get(name).get("thing_classes") if name in DatasetCatalog else None
     return list(names) if names else dataset_summary(name).names
 
@@ -338,6 +346,8 @@ def _shipped_summary(path: Path) -> AnnotationSummary:
 
 def _json_summary(name: str) -> AnnotationSummary | None:
     """Counts from the dataset's json; None where the json's classes are not the dataset's."""
+    from detectron2.data import MetadataCatalog
+
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if not json_file or metadata.get("evaluator_type") not in ("lvis", "coco"):
@@ -348,6 +358,8 @@ def _json_summary(name: str) -> AnnotationSummary | None:
 
 
 def _loaded_summary(name: str) -> AnnotationSummary:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     dataset_dicts = DatasetCatalog.get(name)
     names = MetadataCatalog.get(name).get("thing_classes")  # some loaders set it
     if not names:
