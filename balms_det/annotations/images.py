@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath, PurePosixPath
 
+from balms_det.utils.local import local_path
 from balms_det.utils.trust import insist
 
 Layout = Callable[[dict], "str | None"]
@@ -70,7 +71,7 @@ def locate_images(
         if any(layout(image) is None for image in probes):
             continue
         paths = [_inside(dataset, image_root, layout(image), image) for image in probes]
-        missing = [path for path in paths if not os.path.isfile(path)]
+        missing = [path for path in paths if not _is_there(path)]
         if not missing:
             return [_inside(dataset, image_root, layout(image), image) for image in images]
         tried.append(missing[0])
@@ -80,6 +81,13 @@ def locate_images(
         f"Dataset '{dataset}': no image file {' or '.join(tried)}. "
         f"Is '{image_root}' the image root?"
     )
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.isfile(local_path(path))
+    except OSError:
+        return False  # an address that cannot be fetched
 
 
 def _inside(dataset: str, image_root: str, name: str | None, image: dict) -> str:

@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from balms_det.data.build import load_train_dicts
 from balms_det.data.class_stats import build_class_stats, dataset_class_names
+from balms_det.engine.weights_files import local_weights
 from balms_det.features.manifest import (
     DTYPES,
     EVAL,
@@ -125,9 +126,7 @@ def weights_sha256(path: str) -> str:
     """SHA-256 of a checkpoint."""
     if not path:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained detector")
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path!r}")
-    return file_sha256(Path(PathManager.get_local_path(path)))
+    return file_sha256(Path(local_weights(path)))
 
 
 def model_sha256(cfg: CfgNode) -> str:
