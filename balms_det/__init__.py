@@ -8,9 +8,13 @@ Detectron2 is installed. Where it is not, the rooms that do without it can be im
 
 from typing import Any
 
+from balms_det.utils.old_names import admit_old_names
+
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "add_balms_config", "losses", "modeling"]
+
+admit_old_names()
 
 try:
     import detectron2  # noqa: F401
