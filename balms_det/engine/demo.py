@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.data.count_sources import dataset_class_names
+from balms_det.data.image_reader import read_image
 from balms_det.evaluation.overlay import draw_detections, frequency_metadata
 from balms_det.files import atomic_path
 
@@ -71,7 +71,7 @@ def draw_images(
     """
     for file, target in zip(files, _targets(files, out)):
         try:
-            image = read_image(file, format="BGR")
+            image = read_image(file)
         except OSError as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
         instances = predictor(image)["instances"]

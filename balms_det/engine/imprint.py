@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from balms_det.data.instances_json import load_instances
+from balms_det.data.mapper import StrictDatasetMapper
 from balms_det.data.summary_cache import annotation_summary
 from balms_det.files import atomic_path, write_atomically
 from balms_det.losses import CosineClassifier
@@ -44,7 +44,7 @@ def read_exemplars(
         raise ValueError(f"{json_file}: no category {category!r}; it has {', '.join(names)}")
     label = names.index(category)
     size = cfg.INPUT.MIN_SIZE_TEST
-    mapper = DatasetMapper(
+    mapper = StrictDatasetMapper(
         is_train=True,
         augmentations=[T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)],
         image_format=cfg.INPUT.FORMAT,

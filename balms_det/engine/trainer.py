@@ -7,10 +7,12 @@ import weakref
 from pathlib import Path
 
 import torch
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, defaults
 from detectron2.utils import comm
 
 from balms_det.data.build import build_train_loader
+from balms_det.data.mapper import StrictDatasetMapper
 from balms_det.data.meta_set import build_meta_loader
 from balms_det.engine.bounded_history import BoundedHistory
 from balms_det.engine.checkpoint import LongTailCheckpointer
@@ -61,6 +63,11 @@ class LongTailTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        mapper = StrictDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     def build_hooks(self):
         # In the place of the one that DefaultTrainer made, before the hook that saves gets it.

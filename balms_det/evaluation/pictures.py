@@ -12,6 +12,7 @@ from pycocotools import mask as mask_api
 
 from balms_det.data.image_files import locate_images
 from balms_det.data.masks import rle_to_mask, segmentation_to_rle
+from balms_det.evaluation.report.album import read_picture
 from balms_det.files import atomic_path
 
 # Colours of rare, common and frequent classes.
@@ -100,7 +101,7 @@ def _rare_hits(detections: list[dict], categories: dict) -> int:
 
 
 def _draw_cell(image: dict, path: str, instances: list[dict], categories: dict) -> Image.Image:
-    picture = Image.open(path).convert("RGB")
+    picture = read_picture(path, (image["height"], image["width"]))
     scale = CELL / max(picture.size)
     pixels = np.asarray(picture, dtype=np.float32)
     for instance in (i for i in instances if i["right"]):

@@ -11,7 +11,7 @@ from detectron2.data import transforms as T
 from detectron2.data.detection_utils import build_augmentation
 from torch.utils.data import Dataset
 
-from balms_det.data.mapper import RepeatFactorDatasetMapper
+from balms_det.data.mapper import RepeatFactorDatasetMapper, StrictDatasetMapper
 from balms_det.data.randomness import derived_seed, local_randomness
 from balms_det.engine.feature_cache.layout import EVAL
 from balms_det.engine.feature_cache.manifest import Settings
@@ -62,7 +62,7 @@ class ExampleDataset(Dataset):
 def build_mapper(cfg: CfgNode, settings: Settings) -> DatasetMapper:
     """From a dataset dict to what the detector reads for this purpose."""
     if settings.purpose == EVAL:
-        return DatasetMapper(cfg, is_train=False)
+        return StrictDatasetMapper(cfg, is_train=False)
     mapper = RepeatFactorDatasetMapper(cfg, is_train=True)
     if not settings.augmented:
         mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from balms_det.data.image_reader import read_image
 from balms_det.evaluation.report.crops import Region, grid_size
 
 ENTRY_BYTES = 64  # an example's own json, about
@@ -40,15 +41,14 @@ class Album:
 
 
 def read_picture(path: str, size: tuple[int, int]) -> Image.Image:
-    """Read an image as RGB, turned as its EXIF says, like Detectron2 does.
+    """Read an image as RGB, as training and evaluation read it.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it cannot be read or is not of ``size`` (height, width).
     """
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
+        picture = Image.fromarray(read_image(path, "RGB"))
     except FileNotFoundError:
         raise
     except OSError as error:
