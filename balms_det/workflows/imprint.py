@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from balms_det.annotations.instances import load_instances
 from balms_det.annotations.summary import annotation_summary
+from balms_det.data.mapper import StrictDatasetMapper
 from balms_det.engine.written_model import check_written
 from balms_det.losses import CosineClassifier
 from balms_det.utils.files import atomic_path, write_atomically
@@ -45,7 +45,7 @@ def read_exemplars(
         raise ValueError(f"{json_file}: no category {category!r}; it has {', '.join(names)}")
     label = names.index(category)
     size = cfg.INPUT.MIN_SIZE_TEST
-    mapper = DatasetMapper(
+    mapper = StrictDatasetMapper(
         is_train=True,
         augmentations=[T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)],
         image_format=cfg.INPUT.FORMAT,

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 
+from balms_det.annotations.image_reader import read_image
 from balms_det.data.class_stats import build_class_stats, dataset_class_names
 from balms_det.utils.files import atomic_path, write_atomically
 from balms_det.workflows.draw import draw_detections, frequency_metadata
@@ -70,7 +70,7 @@ def draw_images(
     """
     for file, target in zip(files, _targets(files, out)):
         try:
-            image = read_image(file, format="BGR")
+            image = read_image(file)
         except OSError as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
         instances = predictor(image)["instances"]
