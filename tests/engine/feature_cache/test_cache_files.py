@@ -90,6 +90,7 @@ def test_workers_and_outputs_do_not_matter(cached, tmp_path, contents):
 
 
 def _small_files_only(cached, folder, message):
+    register_files(cached.cfg.DATASETS.FILES)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     try:
         cache_features(cached.cfg, folder, cached.options)
