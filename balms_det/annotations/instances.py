@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 def load_instances(name: str, json_file: str, image_root: str) -> list[dict]:
     """Dataset dicts of an annotation file, in the order of the image ids.
 
-    An instance without a valid polygon (3 points) is left out, with a warning, as Detectron2 does.
+    Every annotation becomes an instance, so that the counts of the classes are those of what is
+    trained on; a polygon of fewer than 3 points, which Detectron2 leaves out, is an error.
     LVIS files keep ``neg_category_ids`` and ``not_exhaustive_category_ids`` (the file's own ids).
 
     Raises:
@@ -109,8 +110,6 @@ def _instance(
             raise AnnotationFileError(
                 f"{json_file}: the 'segmentation' of {_place(annotation)} is broken: {error}"
             ) from error
-        if not instance["segmentation"]:
-            return None
     return instance
 
 
@@ -137,13 +136,12 @@ def _box(json_file: str, annotation: dict) -> list[float]:
 
 
 def _mask(mask: Any, height: int, width: int) -> dict | list[list[float]]:
-    """A compressed RLE, or the polygons of at least 3 points."""
+    """A compressed RLE, or polygons of at least 3 points each."""
     if isinstance(mask, dict) and {"counts", "size"} <= mask.keys():
         return segmentation_to_rle(mask, height, width)
     if isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask):
-        polygons = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
-        check_polygons(polygons)
-        return polygons
+        check_polygons(mask, height, width)
+        return mask
     raise ValueError(
         "it must be a list of polygons [x1, y1, x2, y2, ...] or an RLE with 'counts' and 'size'."
     )
