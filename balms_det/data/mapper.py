@@ -43,7 +43,7 @@ _map_strictly = FunctionType(
 
 
 class StrictDatasetMapper(DatasetMapper):
-    """Detectron2's mapper that reads pictures by :func:`balms_det.annotations.image_reader.read_image`."""
+    """Detectron2's mapper, with :func:`balms_det.annotations.image_reader.read_image`."""
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Map one dataset dict; see ``DatasetMapper``.
