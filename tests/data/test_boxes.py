@@ -10,7 +10,7 @@ from balms_det.annotations.masks import longest_outline, outline_lengths
 from balms_det.annotations.read import AnnotationFileError
 
 SIZES = np.full((6, 2), (60, 90))
-RIGHT = np.array([[10 * k, 5 * k + 3, 25, 30.5] for k in range(6)])
+RIGHT = np.array([[10 * k + 20, 5 * k + 10, 15, 20.5] for k in range(6)])
 CORNERS = np.hstack([RIGHT[:, :2], RIGHT[:, :2] + RIGHT[:, 2:]])
 
 
@@ -55,7 +55,7 @@ def test_outlines_are_measured_around():
 
 
 def test_an_outline_along_every_pixel_is_not_too_long():
-    comb = [v for x in range(0, 60) for v in ((x, 0, x, 39) if x % 2 else (x, 39, x, 0))]
+    comb = [v for x in range(60) for v in ((x, 0, x, 39) if x % 2 else (x, 39, x, 0))]
     assert outline_lengths(np.array(comb, float), np.array([len(comb)]))[0] < longest_outline(
         40, 60
     )
