@@ -10,8 +10,10 @@ import logging
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
+from balms_det.annotations.boxes import hint_at_boxes
 from balms_det.annotations.images import locate_images
 from balms_det.annotations.masks import (
     MAX_COORDINATE,
@@ -50,19 +52,16 @@ def _load(name: str, json_file: str, image_root: str) -> list[dict]:
     images = sorted(content["images"], key=lambda image: image["id"])
     annotations = _group_by_image(json_file, content.pop("annotations", ()))
     class_of = {category_id: c for c, category_id in enumerate(summary.category_ids)}
-    records, left_out = [], 0
+    records = []
     for image, path in zip(images, locate_images(name, images, image_root, summary.format)):
         record = _image_record(json_file, image, path, summary.format)
         given = annotations.pop(image["id"], ())
         size = record["height"], record["width"]
-        objects = (_instance(json_file, annotation, class_of, size) for annotation in given)
-        record["annotations"] = [instance for instance in objects if instance is not None]
-        left_out += len(given) - len(record["annotations"])
+        record["annotations"] = [_instance(json_file, a, class_of, size) for a in given]
         records.append(record)
     _check_rles(json_file, records)
+    _look_at_boxes(json_file, records)
     logger.info("Loaded %d images of '%s' from %s", len(records), name, json_file)
-    if left_out:
-        logger.warning("%s: %d instances without a valid polygon left out", json_file, left_out)
     return records
 
 
@@ -95,8 +94,8 @@ def _image_record(json_file: str, image: dict, path: str, file_format: str) -> d
 
 def _instance(
     json_file: str, annotation: dict, class_of: dict[int, int], size: tuple[int, int]
-) -> dict | None:
-    """One instance in an image of this (height, width); None when its polygons are degenerate."""
+) -> dict:
+    """One instance in an image of this (height, width)."""
     instance = {
         "bbox": _box(json_file, annotation),
         "bbox_mode": BoxMode.XYWH_ABS,
@@ -133,6 +132,14 @@ def _box(json_file: str, annotation: dict) -> list[float]:
             f"numbers from -{MAX_COORDINATE} to {MAX_COORDINATE} and no negative size, got {box!r}."
         )
     return box
+
+
+def _look_at_boxes(json_file: str, records: list[dict]) -> None:
+    counts = [len(record["annotations"]) for record in records]
+    boxes = [instance["bbox"] for record in records for instance in record["annotations"]]
+    image = np.repeat(np.arange(len(records)), counts)
+    sizes = np.array([(record["height"], record["width"]) for record in records], np.float64)
+    hint_at_boxes(json_file, np.array(boxes, np.float64).reshape(-1, 4), sizes[image])
 
 
 def _mask(mask: Any, height: int, width: int) -> dict | list[list[float]]:

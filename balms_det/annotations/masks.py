@@ -70,7 +70,8 @@ def check_polygons(polygons: Sequence[list[float]], height: int, width: int) -> 
                 f"A polygon must hold numbers from -{MAX_COORDINATE} to {MAX_COORDINATE}, got "
                 f"{polygon!r:.80}."
             )
-        length, longest = outline_length(polygon), longest_outline(height, width)
+        longest = longest_outline(height, width)
+        length = outline_lengths(np.asarray(polygon, np.float64), np.array([len(polygon)]))[0]
         if length > longest:
             raise ValueError(
                 f"the outline of a polygon is {length:.0f} pixels long, and an image of "
@@ -90,10 +91,22 @@ def _check_points(polygon: list[float]) -> None:
         raise ValueError(f"a polygon needs x and y of each point, it has {len(polygon)} numbers.")
 
 
-def outline_length(polygon: Sequence[float]) -> float:
-    """Pixels that are walked around a polygon, each edge by its longer side."""
-    points = np.asarray(polygon, np.float64).reshape(-1, 2)
-    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+def outline_lengths(numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Pixels that are walked around polygons, each edge by its longer side.
+
+    Args:
+        numbers: x and y by turns of all polygons, one after the other.
+        sizes: (N,) how many numbers each polygon has: even, more than none.
+
+    Returns:
+        (N,) float64.
+    """
+    points = numbers.reshape(-1, 2)
+    ends = np.cumsum(sizes // 2)
+    starts = ends - sizes // 2
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = starts
+    return np.add.reduceat(np.abs(points[following] - points).max(axis=1), starts)
 
 
 def longest_outline(height: int, width: int) -> int:
