@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath, PurePosixPath
+from urllib.error import HTTPError
 
 from balms_det.utils.local import local_path
 from balms_det.utils.trust import insist
@@ -86,8 +87,10 @@ def locate_images(
 def _is_there(path: str) -> bool:
     try:
         return os.path.isfile(local_path(path))
-    except OSError:
-        return False  # an address that cannot be fetched
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, HTTPError | FileNotFoundError):
+            return False  # says whoever should have it
+        raise
 
 
 def _inside(dataset: str, image_root: str, name: str | None, image: dict) -> str:

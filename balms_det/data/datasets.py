@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
@@ -13,6 +12,7 @@ from balms_det.annotations.images import guard_datasets
 from balms_det.annotations.instances import load_instances
 from balms_det.annotations.summary import AnnotationSummary, annotation_summary
 from balms_det.data.class_stats import ClassStats, build_class_stats, dataset_class_names
+from balms_det.utils.local import may_be_folder
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def register_file(name: str, json_file: str, image_root: str) -> None:
     if name in DatasetCatalog:
         _check_same_files(name, json_file, image_root)
         return
-    if not os.path.isdir(image_root):
+    if not may_be_folder(image_root):
         raise FileNotFoundError(f"Dataset '{name}': the image root '{image_root}' is not a folder.")
     summary = annotation_summary(json_file)
     DatasetCatalog.register(name, lambda: load_instances(name, json_file, image_root))

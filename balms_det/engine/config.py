@@ -11,6 +11,7 @@ import math
 import numbers
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,12 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from balms_det.config import add_balms_config
 from balms_det.data.datasets import setup_datasets
 from balms_det.modeling.authors_presets import translate_authors_keys
+from balms_det.utils.local import is_address, local_path
 from balms_det.utils.trust import insist
 
 _MISMATCH = re.compile(
@@ -53,20 +54,36 @@ def merge_config_file(cfg: CfgNode, path: str) -> None:
         where = f"{mark.name}, line {mark.line + 1}" if mark else path
         insist("yaml", f"{where}: {error.problem}, so this is no config of plain values")
         allow_unsafe = True
-    with errors_name(path):
-        cfg.merge_from_file(path, allow_unsafe=allow_unsafe)
+    with tempfile.TemporaryDirectory(prefix="balms_det-configs-") as folder, errors_name(path):
+        merged = path if allow_unsafe else _without_addresses(path, Path(folder))
+        cfg.merge_from_file(merged, allow_unsafe=allow_unsafe)
+
+
+def _without_addresses(path: str, folder: Path) -> str:
+    """A config whose bases are all files of this machine, as Detectron2 needs it: the same one or,
+    where an address is among them, a copy in ``folder`` that names copies."""
+    content = _read(path)
+    bases = list(_bases(path, content.get(BASE_KEY, [])))
+    local = [_without_addresses(base, folder) for base in bases]
+    if local == bases and not is_address(path):
+        return path
+    if bases:
+        content[BASE_KEY] = [os.path.abspath(base) for base in local]
+    copy = folder / f"{len(list(folder.iterdir()))}.yaml"
+    copy.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(copy)
 
 
 def _check_file(cfg: CfgNode, path: str, children: tuple[str, ...]) -> None:
     """Read a config and its bases, which name each other, without merging them."""
-    local_path = PathManager.get_local_path(path)
+    found = local_path(path)
     needed_by = f" (the {BASE_KEY} of {children[-1]})" if children else ""
-    if not os.path.isfile(local_path):
-        what = "is a folder, not a file" if os.path.isdir(local_path) else "does not exist"
+    if not os.path.isfile(found):
+        what = "is a folder, not a file" if os.path.isdir(found) else "does not exist"
         raise FileNotFoundError(f"Config file '{path}'{needed_by} {what}.")
     if path in children:
         raise ValueError(f"Config file '{path}' is its own {BASE_KEY}, by way of {children[-1]}.")
-    content = _read(path, local_path)
+    content = _read(path)
     for key, value in content.items():
         if not isinstance(key, str):
             raise ValueError(f"{path}: the key {key!r} must be a text.")
@@ -76,9 +93,9 @@ def _check_file(cfg: CfgNode, path: str, children: tuple[str, ...]) -> None:
         _check_file(cfg, base, (*children, path))
 
 
-def _read(path: str, local_path: str) -> dict:
+def _read(path: str) -> dict:
     try:
-        with open(local_path, encoding="utf-8") as file:
+        with open(local_path(path), encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except yaml.constructor.ConstructorError:
         raise
@@ -97,8 +114,7 @@ def _bases(path: str, given: object) -> Iterator[str]:
         if not isinstance(base, str):
             raise ValueError(f"{path}: {BASE_KEY} must be a file name, or a list, got {given!r}.")
         base = os.path.expanduser(base)
-        remote = base.startswith(("https://", "http://"))
-        absolute = base.startswith("/") or remote
+        absolute = base.startswith("/") or is_address(base)
         yield base if absolute else os.path.join(os.path.dirname(path), base)
 
 
@@ -212,7 +228,7 @@ def child_content(path: Path, base: str, opts: Sequence[str]) -> dict[str, Any]:
     """
     content: dict[str, Any] = {}
     if base:
-        content["_BASE_"] = os.path.relpath(base, Path(path).parent)
+        content["_BASE_"] = base if is_address(base) else os.path.relpath(base, Path(path).parent)
     for key, value in zip(opts[::2], opts[1::2]):
         set_key(content, key, yaml_value(value))
     return content

@@ -28,17 +28,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import safetensors
 import torch
-from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
-from detectron2.utils.file_io import Detectron2Handler, PathManager
-from iopath.common.file_io import get_cache_dir
 from safetensors.torch import save_file
 
 from balms_det.utils.files import atomic_path
+from balms_det.utils.local import local_path
 from balms_det.utils.trust import insist
 
 # How torch's own reader says that it was asked for something else, and not that a file is broken.
@@ -62,34 +59,13 @@ def local_weights(name: str) -> str:
         FileNotFoundError: there is no such file, or it cannot be fetched; where a copy can be put
             by hand, the message says from where and to where.
     """
-    address = name.split("?")[0]
     try:
-        path = PathManager.get_local_path(address)
-    except (OSError, KeyError, RuntimeError) as error:  # the last two: not in Detectron2's catalog
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS: {name!r} cannot be fetched ({error}).{_by_hand(address)}"
-        ) from error
+        path = local_path(name.split("?")[0])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"MODEL.WEIGHTS: {error}") from error
     if not os.path.isfile(path):
         raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {name!r}")
     return path
-
-
-def _by_hand(address: str) -> str:
-    """From where and to where a file can be copied, for the addresses that a cache serves."""
-    if address.startswith(ModelCatalogHandler.PREFIX):
-        try:
-            url = ModelCatalog.get(address[len(ModelCatalogHandler.PREFIX) :])
-        except (KeyError, RuntimeError):
-            return " Detectron2's catalog does not list it."
-    elif address.startswith(Detectron2Handler.PREFIX):
-        prefix = Detectron2Handler.S3_DETECTRON2_PREFIX
-        url = prefix + address[len(Detectron2Handler.PREFIX) :]
-    else:
-        url = address
-    if not url.startswith(("https://", "http://")):
-        return ""
-    cached = os.path.join(get_cache_dir(), urlparse(url).path.lstrip("/"))
-    return f" Without a network, fetch {url} elsewhere and put it at {cached}"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.utils.file_io import PathManager
 
 from balms_det.data.build import load_train_dicts
 from balms_det.data.class_stats import build_class_stats, dataset_class_names
@@ -25,6 +24,7 @@ from balms_det.features.manifest import (
     Source,
 )
 from balms_det.utils.file_cache import file_sha256
+from balms_det.utils.local import local_path
 
 # A shard is in memory until it is written; an image of LVIS has a thousand RoIs for evaluation.
 SHARD_IMAGES = {TRAIN: 500, EVAL: 100}
@@ -142,7 +142,7 @@ def dataset_source(name: str) -> Source:
     """A dataset and the SHA-256 of its annotation file, or, without one, of its dicts."""
     path = MetadataCatalog.get(name).get("json_file") if name in DatasetCatalog else None
     if path:
-        return Source(name=name, sha256=file_sha256(Path(PathManager.get_local_path(path))))
+        return Source(name=name, sha256=file_sha256(Path(local_path(path))))
     return Source(name=name, sha256=_sha256(DatasetCatalog.get(name)))
 
 

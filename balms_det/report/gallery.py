@@ -30,6 +30,7 @@ from balms_det.evaluation.detections import Detections
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.report.examples import MISS, WRONG, Example, Shelf, in_turn
 from balms_det.report.matching import NONE, Matches
+from balms_det.utils.local import local_path
 
 _BATCH = 256  # examples that are drawn together, image by image
 # Of the room for the gallery, new pictures may take this share; the rest is for outlines and for
@@ -199,7 +200,7 @@ def read_picture(path: str, size: tuple[int, int]) -> Image.Image:
         ValueError: it cannot be read or is not of ``size`` (height, width).
     """
     try:
-        picture = Image.fromarray(read_image(path, "RGB"))
+        picture = Image.fromarray(read_image(local_path(path), "RGB"))
     except FileNotFoundError:
         raise
     except OSError as error:

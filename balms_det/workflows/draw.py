@@ -23,6 +23,7 @@ from balms_det.annotations.images import locate_images
 from balms_det.annotations.masks import rle_to_mask, segmentation_to_rle
 from balms_det.report.gallery import read_picture
 from balms_det.utils.files import atomic_path
+from balms_det.utils.local import local_path
 from balms_det.utils.trust import plot_label
 
 # Colours of rare, common and frequent classes.
@@ -62,12 +63,12 @@ def draw_comparison(
     Raises:
         FileNotFoundError, ValueError: see :func:`balms_det.annotations.images.locate_images`.
     """
-    data = json.loads(Path(json_file).read_text())
+    data = json.loads(Path(local_path(json_file)).read_text())
     categories = {category["id"]: category for category in data["categories"]}
     truth = _by_image([{**a, "right": True} for a in data["annotations"]])
     columns = {title: truth}
     for name, path in results.items():
-        columns[name] = _best(_by_image(json.loads(Path(path).read_text())), truth)
+        columns[name] = _best(_by_image(json.loads(Path(local_path(path)).read_text())), truth)
     found = list(columns.values())[1:]
     images = sorted(
         data["images"],

@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from balms_det.annotations.image_reader import read_image
 from balms_det.data.class_stats import build_class_stats, dataset_class_names
 from balms_det.utils.files import atomic_path, write_atomically
+from balms_det.utils.local import local_path
 from balms_det.workflows.draw import draw_detections, frequency_metadata
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -39,7 +40,7 @@ def image_files(paths: list[str]) -> list[Path]:
         FileNotFoundError: there is nothing at a path, or no image in a folder.
     """
     files = []
-    for path in map(Path, paths):
+    for path in map(Path, map(local_path, paths)):
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
             if not inside:
@@ -114,7 +115,7 @@ def draw_video(
     """
     if Path(out).suffix.lower() != ".mp4":
         raise ValueError(f"a video is written as .mp4, and {out} has another ending")
-    source = cv2.VideoCapture(str(video))
+    source = cv2.VideoCapture(local_path(video))
     rate = source.get(cv2.CAP_PROP_FPS) or 25.0
     writer, frames = None, 0
     with atomic_path(out) as part:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from balms_det.modeling.calibration.base import Head
+from balms_det.utils.local import local_path
 
 
 def read_tables(
@@ -52,14 +53,15 @@ def read_tables(
 
 
 def _read(name: str, path: str) -> Mapping[str, Any]:
-    if not Path(path).is_file():
+    found = Path(local_path(path))
+    if not found.is_file():
         shown = f"there is no file {path!r}" if path else "none are named"
         raise FileNotFoundError(
             f"{name} needs statistics of the training data, and {shown}. Set CALIBRATION.ARGS."
             "STATISTICS to the statistics.json that tools/calibrate.py writes"
         )
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(found.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a json file: {error}") from error
     if not isinstance(content, dict):
