@@ -115,7 +115,9 @@ def _bases(path: str, given: object) -> Iterator[str]:
             raise ValueError(f"{path}: {BASE_KEY} must be a file name, or a list, got {given!r}.")
         base = os.path.expanduser(base)
         absolute = base.startswith("/") or is_address(base)
-        yield base if absolute else os.path.join(os.path.dirname(path), base)
+        # Not dirname, which takes a slash off "store://".
+        folder = path[: path.rfind("/") + 1] if is_address(path) else os.path.dirname(path)
+        yield base if absolute else os.path.join(folder, base)
 
 
 @contextmanager

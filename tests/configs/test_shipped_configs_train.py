@@ -60,7 +60,7 @@ def place(tmp_path_factory):
     generate_icons(
         root / "datasets/icons_lt", num_classes=6, num_train=12, num_val=2, image_size=96, workers=1
     )
-    saved = {name: _forget(name) for name in LVIS_SETS}
+    saved = {name: _forget(name) for name in (*LVIS_SETS, "icons_lt_train", "icons_lt_val")}
     (root / "zoo").mkdir()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -75,12 +75,11 @@ def place(tmp_path_factory):
             )
             register_all_lvis(str(root / "datasets"))
         yield Place(root)
-    for name in ("icons_lt_train", "icons_lt_val"):
-        _forget(name)
     for name, (load, metadata) in saved.items():
         _forget(name)
-        DatasetCatalog.register(name, load)
-        MetadataCatalog.get(name).set(**metadata)
+        if load is not None:
+            DatasetCatalog.register(name, load)
+            MetadataCatalog.get(name).set(**metadata)
 
 
 def _lvis_splits():
@@ -93,7 +92,7 @@ def _lvis_splits():
 
 
 def _forget(name):
-    """Take a dataset out of the catalogs; returns what registers it again."""
+    """Take a dataset out of the catalogs; returns its loader, None if there was none, and data."""
     load = DatasetCatalog.data.pop(name, None)
     metadata = MetadataCatalog.get(name).as_dict()
     MetadataCatalog.pop(name)
