@@ -68,7 +68,8 @@ def describe(error: Exception) -> str:
     in_worker = _IN_WORKER.match(text)
     if in_worker is None:
         return text
-    return str(ast.literal_eval(in_worker[1])) if isinstance(error, KeyError) else in_worker[1]
+    quoted = isinstance(error, KeyError) and in_worker[1][0] in "'\""
+    return ast.literal_eval(in_worker[1]) if quoted else in_worker[1]
 
 
 def is_fault(error: Exception) -> bool:
