@@ -57,9 +57,10 @@ def build_train_loader(
     if isinstance(dataset, Dataset):
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     records = DatasetFromList(dataset, copy=False)
-    class_stats = class_stats or build_class_stats(cfg)
-    if not cfg.DATASETS.CLASS_COUNTS and not cfg.MODEL.KEYPOINT_ON:  # which leaves images out
-        check_counts(called(cfg.DATASETS.TRAIN), dataset, class_stats)
+    if class_stats is None:
+        class_stats = build_class_stats(cfg)
+        if not cfg.DATASETS.CLASS_COUNTS and not cfg.MODEL.KEYPOINT_ON:  # which leaves images out
+            check_counts(called(cfg.DATASETS.TRAIN), dataset, class_stats)
     if mapper is None:
         mapper = build_mapper(cfg, dataset, class_stats, storage=records)
     if name not in SAMPLER_REGISTRY:

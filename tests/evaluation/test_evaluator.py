@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.structures import Boxes, BoxMode, Instances
 
