@@ -25,6 +25,7 @@ from balms_det.data.class_stats import (
     sum_class_stats,
 )
 from balms_det.data.copy_paste import CopyPaste, InstancePool
+from balms_det.data.data_checks import check_counts, check_image_files, check_masks
 from balms_det.data.draws import DrawAwareDataset, has_global_draws
 from balms_det.data.mapper import RepeatFactorDatasetMapper
 from balms_det.data.resumable_loader import ResumableLoader, SeededMapDataset, landscape_images
@@ -57,7 +58,10 @@ def build_train_loader(
     if isinstance(dataset, Dataset):
         return build_detection_train_loader(cfg, dataset=dataset, mapper=mapper)
     records = DatasetFromList(dataset, copy=False)
-    class_stats = class_stats or build_class_stats(cfg)
+    if class_stats is None:
+        class_stats = build_class_stats(cfg)
+        if not cfg.DATASETS.CLASS_COUNTS and not cfg.MODEL.KEYPOINT_ON:  # which leaves images out
+            check_counts(called(cfg.DATASETS.TRAIN), dataset, class_stats)
     if mapper is None:
         mapper = build_mapper(cfg, dataset, class_stats, storage=records)
     if name not in SAMPLER_REGISTRY:
@@ -92,11 +96,19 @@ def _seed(cfg: CfgNode) -> int:
     return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
+def called(names: Sequence[str]) -> str:
+    """What to call datasets in an error: their names, with their files."""
+    files = {name: MetadataCatalog.get(name).get("json_file") for name in names}
+    return ", ".join(f"{name} ({file})" if file else name for name, file in files.items())
+
+
 def load_train_dicts(cfg: CfgNode):
     """Dataset dicts of ``DATASETS.TRAIN``, filtered as Detectron2's own builder does.
 
     Raises:
-        ValueError: there is no training dataset, or no image has an annotation.
+        FileNotFoundError: image files are missing.
+        ValueError: there is no training dataset, no image has an annotation, or masks do not fit
+            ``MODEL.MASK_ON`` and ``INPUT.MASK_FORMAT``.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name the datasets to train on.")
@@ -112,6 +124,8 @@ def load_train_dicts(cfg: CfgNode):
         return dataset
     # Checked before filtering, which on such a dataset fails with an assertion about nothing left.
     check_annotated(dataset)
+    check_image_files(called(cfg.DATASETS.TRAIN), dataset)
+    check_masks(cfg, called(cfg.DATASETS.TRAIN), dataset)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         dataset = filter_images_with_only_crowd_annotations(dataset)
     return dataset

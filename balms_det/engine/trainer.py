@@ -37,6 +37,7 @@ from balms_det.engine.hooks import (
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.non_finite import build_non_finite_guard
 from balms_det.engine.run_record import write_results
+from balms_det.engine.test_data import check_test_data
 from balms_det.evaluation import build_evaluator
 from balms_det.modeling import use_fast_inference
 from balms_det.modeling.calibration import check_calibrated
@@ -60,6 +61,7 @@ class LongTailTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg):
+        check_test_data(cfg)
         with _ddp_without_device_ids(cfg):
             super().__init__(cfg)
         if cfg.META.NAME:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
@@ -40,14 +41,15 @@ class LongTailEvaluator(DatasetEvaluator):
     with the number of images, and the results file serves all tools.
 
     Args:
-        dataset_name: registered dataset whose metadata has ``json_file`` (LVIS or COCO format).
+        dataset_name: registered dataset. Its metadata have ``json_file`` (LVIS or COCO format), or
+            it is written in COCO format, as Detectron2's ``COCOEvaluator`` does.
         output_dir: folder of the results, shared by all ranks.
         groups: see ``evaluate_lvis``; None takes the dataset's own ``frequency``.
         max_dets: detections of an image that count.
         distributed: False where only this process evaluates.
 
     Raises:
-        ValueError: the dataset has no ``json_file``.
+        ValueError: see :func:`evaluated_json`.
     """
 
     def __init__(
@@ -60,13 +62,12 @@ class LongTailEvaluator(DatasetEvaluator):
         distributed: bool = True,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
-        self._json_file = metadata.get("json_file")
-        if not self._json_file:
-            raise ValueError(
-                f"dataset {dataset_name!r} has no json_file in its metadata: evaluation needs an "
-                "annotation file in LVIS or COCO format. Register it through DATASETS.FILES."
-            )
+        self._json_file = evaluated_json(dataset_name)
         self._category_ids = _category_ids(metadata)
+        if self._json_file is None:
+            self._json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            if not distributed or comm.is_main_process():  # where it is read
+                convert_to_coco_json(dataset_name, self._json_file, allow_cached=False)
         self._groups = groups
         self._max_dets = max_dets
         self._world_size = comm.get_world_size() if distributed else 1
@@ -140,9 +141,39 @@ def percent(value: float) -> float:
 def _category_ids(metadata):
     """From Detectron2's contiguous class to the dataset's category id."""
     mapping = metadata.get("thing_dataset_id_to_contiguous_id")
+    if mapping is None and not metadata.get("json_file"):
+        return lambda index: index  # as Detectron2 writes the json
     if mapping is None:
         return lambda index: index + 1  # LVIS, as Detectron2 registers it
     return {index: category_id for category_id, index in mapping.items()}.__getitem__
+
+
+def evaluated_json(dataset_name: str) -> str | None:
+    """The annotation file that a dataset is evaluated against; None where there is none yet.
+
+    Raises:
+        ValueError: its ``evaluator_type`` is neither "lvis" nor "coco", or it has no class names.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind, json_file = metadata.get("evaluator_type"), metadata.get("json_file")
+    if kind not in ("lvis", "coco") and (kind or json_file):
+        raise ValueError(
+            f"no evaluator for dataset {dataset_name!r}: its metadata has evaluator_type={kind!r}, "
+            "and balms_det evaluates 'lvis' and 'coco'. Register it through DATASETS.FILES or set "
+            "MetadataCatalog.get(name).evaluator_type."
+        )
+    if kind == "lvis" and not json_file:
+        raise ValueError(
+            f"dataset {dataset_name!r} is of evaluator_type 'lvis' and has no json_file in its "
+            "metadata: register it through DATASETS.FILES."
+        )
+    if not json_file and not metadata.get("thing_classes"):
+        raise ValueError(
+            f"dataset {dataset_name!r} has no json_file in its metadata, no evaluator_type that "
+            "asks for one, and does not name its classes: set "
+            "MetadataCatalog.get(name).thing_classes where it is registered."
+        )
+    return json_file
 
 
 def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -163,23 +194,29 @@ def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) ->
     Raises:
         ValueError: the dataset's ``evaluator_type`` is neither "lvis" nor "coco".
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    kind = metadata.get("evaluator_type")
-    if kind not in ("lvis", "coco"):
-        raise ValueError(
-            f"no evaluator for dataset {dataset_name!r}: its metadata has evaluator_type={kind!r}, "
-            "and balms_det evaluates 'lvis' and 'coco'. Register it through DATASETS.FILES or set "
-            "MetadataCatalog.get(name).evaluator_type."
-        )
+    json_file = evaluated_json(dataset_name)
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     if not output_folder and len(cfg.DATASETS.TEST) > 1:
         folder = os.path.join(folder, dataset_name)
-    groups = frequency_groups(cfg, metadata.json_file) if metadata.get("json_file") else None
+    groups = frequency_groups(cfg, json_file) if json_file else _groups_of_python(cfg, dataset_name)
     evaluator = LongTailEvaluator(dataset_name, folder, groups=groups)
-    if kind == "coco" and cfg.MODEL.KEYPOINT_ON:
+    if MetadataCatalog.get(dataset_name).get("evaluator_type") != "lvis" and cfg.MODEL.KEYPOINT_ON:
         keypoints = COCOEvaluator(dataset_name, ("keypoints",), output_dir=folder)
         return DatasetEvaluators([evaluator, keypoints])
     return evaluator
+
+
+def _groups_of_python(cfg, dataset_name: str) -> list[str] | None:
+    if not cfg.DATASETS.TRAIN and not cfg.DATASETS.CLASS_COUNTS:
+        return None
+    stats = build_class_stats(cfg)
+    names = MetadataCatalog.get(dataset_name).thing_classes
+    if stats.names is not None and list(stats.names) != list(names):
+        raise ValueError(
+            f"dataset {dataset_name!r} has the classes {', '.join(names)}, and the training data "
+            f"{', '.join(stats.names)}: name the same, in the same order."
+        )
+    return stats.frequency_groups(*cfg.TEST.FREQUENCY_LIMITS)
 
 
 def frequency_groups(cfg, json_file: str) -> list[str] | None:

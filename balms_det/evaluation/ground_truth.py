@@ -372,7 +372,10 @@ def _one_by_one(name: str, annotations: list, sizes: list) -> list[WrittenMask]:
     masks = []
     for annotation, size in zip(annotations, sizes):
         if annotation.segmentation is None:
-            raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
+            raise AnnotationFileError(
+                f"{name}: annotation {annotation.id!r} has no segmentation, which mask AP needs "
+                "(box AP does not: iou_type 'bbox', or MODEL.MASK_ON False in training)."
+            )
         try:
             masks.append(_checked(annotation.segmentation, *size))
         except (ValueError, KeyError, TypeError) as error:

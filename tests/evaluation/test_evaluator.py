@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
 from balms_det import add_balms_config
 from balms_det.data.datasets import register_files
@@ -194,3 +194,23 @@ def test_a_dataset_without_a_file_is_an_error(tmp_path):
     MetadataCatalog.get("dicts_only").evaluator_type = "coco"
     with pytest.raises(ValueError, match=r"'dicts_only' has no json_file"):
         LongTailEvaluator("dicts_only", tmp_path)
+
+
+def test_a_dataset_of_python_is_evaluated(tmp_path):
+    """Written in COCO format as Detectron2 does; what is found exactly is found."""
+    size = {"height": 50, "width": 60}
+    box = {"bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "bbox": [5, 5, 25, 20]}
+    records = [{"file_name": "a.png", "image_id": 7, "annotations": [box], **size}]
+    DatasetCatalog.register("of_python", lambda: records)
+    MetadataCatalog.get("of_python").thing_classes = ["ant", "owl"]
+    try:
+        evaluator = LongTailEvaluator("of_python", tmp_path)
+        evaluator.reset()
+        found = Instances((50, 60))
+        found.pred_boxes = Boxes(torch.tensor([[5.0, 5, 25, 20]]))
+        found.scores, found.pred_classes = torch.tensor([0.9]), torch.tensor([1])
+        evaluator.process([{"image_id": 7}], [{"instances": found}])
+        assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove("of_python")
+        MetadataCatalog.remove("of_python")
