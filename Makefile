@@ -2,6 +2,8 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 # Test files side by side, one on each core.
+# Threads of OpenMP sleep while they wait: a busy machine slows them down many times otherwise.
+export OMP_WAIT_POLICY ?= PASSIVE
 PARALLEL := -n logical --dist loadfile
 
 .PHONY: setup demo test test-quick soak lint clean

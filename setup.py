@@ -15,7 +15,7 @@ setup(
     description="Long-tailed instance segmentation for Detectron2",
     license="Apache-2.0",
     packages=find_packages(include=["balms_det", "balms_det.*"]),
-    package_data={"balms_det": ["data/counts/*.json", "evaluation/report/assets/*"]},
+    package_data={"balms_det": ["data/counts/*.json", "report/assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.0",

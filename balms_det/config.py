@@ -107,11 +107,11 @@ def _add_cached_training(cfg: CN) -> None:
     # Training of the classifier from cached features; tools/train_classifier.py and tools/sweep.py
     # read this node, training through the detector does not.
     cfg.CLASSIFIER = CN()
-    # How it is trained: any name in balms_det.engine.classifier.METHOD_REGISTRY.
+    # How it is trained: any name in balms_det.classifier.METHOD_REGISTRY.
     cfg.CLASSIFIER.METHOD = "Plain"
     # The method's keyword arguments in upper case.
     cfg.CLASSIFIER.ARGS = CN(new_allowed=True)
-    # Which RoIs make a batch: any name in balms_det.engine.classifier.ROI_SAMPLER_REGISTRY. Empty:
+    # Which RoIs make a batch: any name in balms_det.classifier.ROI_SAMPLER_REGISTRY. Empty:
     # the method's own, or else batches as the detector makes them.
     cfg.CLASSIFIER.SAMPLER = ""
     # Share of foreground in the batches of samplers that draw RoIs by class; 0: as in the

@@ -34,9 +34,9 @@ from meta_step import make_batch
 from timing import seconds
 from torch import Tensor
 
+from balms_det.classifier import RoIPool, build_classifier_trainer
 from balms_det.engine import LongTailTrainer, load_cfg
-from balms_det.engine.classifier import RoIPool, build_classifier_trainer
-from balms_det.modeling.recording import box_predictors
+from balms_det.modeling.box_predictor import box_predictors
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ICONS = CONFIGS / "quickstart/stage2_softmax.yaml"

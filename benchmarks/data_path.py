@@ -39,7 +39,7 @@ def measure_loader(path: str) -> dict:
     """Load the dicts, compute repeat factors, and read every image in two loader workers."""
     from detectron2.data import DatasetFromList
 
-    from balms_det.data.instances_json import load_instances
+    from balms_det.annotations.instances import load_instances
 
     result, dicts = {}, None
 
@@ -128,7 +128,7 @@ def in_own_process(name: str, path: Path) -> dict:
 
 
 def run(folder: Path) -> bool:
-    from balms_det.data.summary_cache import SUFFIX
+    from balms_det.annotations.summary import SUFFIX
     from benchmarks.lvis_sized import generate
 
     path = folder / "train.json"

@@ -36,7 +36,7 @@ GB = 1 << 20  # /proc speaks of KiB
 
 def official(truth: str, results: list, iou_type: str) -> dict:
     """The official package as Detectron2 calls it."""
-    from balms_det.evaluation.lvis_package import import_lvis
+    from balms_det.evaluation.backends.official import import_lvis
 
     lvis = import_lvis()
     evaluation = lvis.LVISEval(lvis.LVIS(truth), results, iou_type)
@@ -59,7 +59,7 @@ def resident(field: str) -> int:
 def measure(name: str, folder: Path, iou_type: str, from_file: bool) -> dict:
     """Run one candidate in this process."""
     import balms_det.evaluation  # noqa: F401  (imports are not measured)
-    from balms_det.evaluation.lvis_package import import_lvis
+    from balms_det.evaluation.backends.official import import_lvis
 
     results = str(folder / "results.json")
     if name == "official":

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from balms_det.data.masks import mask_to_box, mask_to_rle, rle_to_mask, segmentation_to_rle
+from balms_det.annotations.masks import mask_to_box, mask_to_rle, rle_to_mask, segmentation_to_rle
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.backends.official import import_lvis
 
 
 def perturbed(truth: dict, copies: int, generator: np.random.Generator) -> list[dict]:

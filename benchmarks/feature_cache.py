@@ -26,7 +26,7 @@ from lvis_sized_cache import LABEL_BYTES, generate
 from torch import Tensor
 
 from balms_det.data import ClassStats
-from balms_det.engine.feature_cache import FeatureCache, RoITable
+from balms_det.features import FeatureCache, RoITable
 
 BATCH = 1024
 # Batches that are timed.

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from balms_det.data import ClassStats
-from balms_det.engine.feature_cache import FeatureCache, Manifest
-from balms_det.engine.feature_cache.disk import check_room
-from balms_det.engine.feature_cache.examples import plan_shards
-from balms_det.engine.feature_cache.layout import column
-from balms_det.engine.feature_cache.manifest import ClassCounts, Settings, ShardEntry, Source
-from balms_det.engine.feature_cache.shards import write_shard
+from balms_det.features import FeatureCache, Manifest
+from balms_det.features.make import check_room
+from balms_det.features.manifest import ClassCounts, Settings, ShardEntry, Source, column
+from balms_det.features.shards import plan_shards, write_shard
 
 # RoIs of an image as generated: half of them foreground.
 FOREGROUND, BACKGROUND = 64, 64

@@ -39,10 +39,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from balms_det.engine import load_cfg
-from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.meta_trainer import MetaStepTrainer, build_meta_step
+from balms_det.engine.trainer import freeze_all_but
 from balms_det.meta import MetaReweighter
-from balms_det.modeling.recording import box_predictors, record_silently, recorded
+from balms_det.modeling.box_predictor import box_predictors
+from balms_det.modeling.recording import record_silently, recorded
 
 CONFIG = Path(__file__).parents[1] / "configs/LVISv1/mask_rcnn_R_50_FPN_balms_stage2.yaml"
 OPTIONS = ["MODEL.WEIGHTS", "", "DATASETS.TEST", "()"]

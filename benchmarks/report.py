@@ -23,7 +23,7 @@ from lvis_results import HEIGHT, WIDTH, write
 from PIL import Image, ImageFilter
 
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.report import write_report
+from balms_det.report import write_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.evaluation.browser import WHY_NOT, Browser

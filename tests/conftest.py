@@ -1,5 +1,5 @@
-"""One thread for all tests: small tensors gain nothing from more, and a process that a test starts
-with one thread must compute the same bits."""
+"""One thread for all tests, where ``OMP_NUM_THREADS`` does not say otherwise: small tensors gain
+nothing from more. The processes that tests start have as many, for these decide the last bits."""
 
 import logging
 import os
@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1").split(",")[0]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of processes with more threads
 
 
 @pytest.fixture(autouse=True)

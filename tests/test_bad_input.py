@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from balms_det.command_line import describe
-from balms_det.data import summary_cache
+from balms_det.annotations import summary as summary_cache
+from balms_det.utils.command_line import describe
 from tests.bad_input import (
     annotations,
     caches,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from balms_det.files import atomic_path, write_atomically
+from balms_det.utils.files import atomic_path, write_atomically
 
 
 def test_text_and_bytes_arrive_in_a_new_folder(tmp_path):

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balms_det.data.annotation_file import summarize
-from balms_det.data.annotation_json import AnnotationFileError
-from balms_det.data.instances_json import load_instances
-from balms_det.data.rle import runs_fit
+from balms_det.annotations.instances import load_instances
+from balms_det.annotations.masks import runs_fit
+from balms_det.annotations.read import AnnotationFileError
+from balms_det.annotations.summary import summarize
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.known_ids import KnownIds
-from balms_det.evaluation.result_chunks import ResultsError
-from balms_det.evaluation.results_file import find_problems
-from balms_det.trust import UntrustedFileError
+from balms_det.evaluation.results.chunks import ResultsError
+from balms_det.evaluation.results.columns import KnownIds
+from balms_det.evaluation.results.read import find_problems
+from balms_det.utils.trust import UntrustedFileError
 from tests.bad_input.documents import coco, lvis, results, write_images
 from tests.fuzz_documents import FUZZ, damaged, damaged_bytes
 

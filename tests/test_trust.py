@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from balms_det.trust import (
+from balms_det.utils.trust import (
     UntrustedFileError,
     insist,
     markdown_cell,

@@ -17,10 +17,10 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine import launch_main, load_cfg
-from balms_det.engine.feature_cache import CacheOptions, cache_features
-from balms_det.engine.feature_cache.layout import DTYPES, EVAL, TRAIN
+from balms_det.features import CacheOptions, cache_features
+from balms_det.features.manifest import DTYPES, EVAL, TRAIN
+from balms_det.utils.command_line import at_least, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine import load_cfg
-from balms_det.engine.calibrate import SearchOptions, calibrate
 from balms_det.evaluation.box_ap import METRICS
 from balms_det.modeling.calibration import CALIBRATION_REGISTRY
+from balms_det.utils.command_line import at_least, one_line_errors
+from balms_det.workflows.calibrate import SearchOptions, calibrate
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,8 +12,8 @@ A checkpoint of a training run loses all but its weights: to resume, keep the or
 import argparse
 import sys
 
-from balms_det.command_line import one_line_errors
 from balms_det.engine.weights_files import read_checkpoint, write_weights
+from balms_det.utils.command_line import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from balms_det.command_line import one_line_errors, positive
 from balms_det.engine import LongTailPredictor, load_cfg
-from balms_det.engine.demo import draw_images, draw_video, image_files, training_metadata
+from balms_det.utils.command_line import one_line_errors, positive
+from balms_det.workflows.predict import draw_images, draw_video, image_files, training_metadata
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,10 +13,9 @@ import logging
 import sys
 from pathlib import Path
 
-from balms_det.command_line import at_least, one_line_errors
 from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, ClassStats
 from balms_det.evaluation import compare_results
-from balms_det.evaluation.comparison_table import comparison_table, write_comparison
+from balms_det.evaluation.compare import comparison_table, write_comparison
 from balms_det.evaluation.runs import (
     evaluable_types,
     evaluate_runs,
@@ -24,6 +23,7 @@ from balms_det.evaluation.runs import (
     short_labels,
     write_runs,
 )
+from balms_det.utils.command_line import at_least, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,10 +11,10 @@ last label; run the tool again on its output to add another.
 import argparse
 import sys
 
-from balms_det.command_line import at_least, one_line_errors
 from balms_det.engine import LongTailTrainer, load_cfg
-from balms_det.engine.imprint import imprint, read_exemplars
-from balms_det.engine.trainer import load_trained_weights
+from balms_det.engine.checkpoint import load_trained_weights
+from balms_det.utils.command_line import at_least, one_line_errors
+from balms_det.workflows.imprint import imprint, read_exemplars
 
 
 def parse_args() -> argparse.Namespace:

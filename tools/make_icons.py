@@ -9,8 +9,8 @@ import dataclasses
 import sys
 import time
 
-from balms_det.command_line import one_line_errors
-from balms_det.data.icons import SceneStyle, generate_icons
+from balms_det.icons import SceneStyle, generate_icons
+from balms_det.utils.command_line import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from balms_det.command_line import one_line_errors
 from balms_det.evaluation.submission import check_submission, write_submission
+from balms_det.utils.command_line import one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from balms_det.command_line import at_least, one_line_errors
-from balms_det.engine.quickstart import run_quickstart
+from balms_det.utils.command_line import at_least, one_line_errors
+from balms_det.workflows.quickstart import run_quickstart
 
 
 @one_line_errors

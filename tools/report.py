@@ -10,8 +10,8 @@ python tools/report.py --gt datasets/icons_lt/icons_lt_val.json --images dataset
 import argparse
 import sys
 
-from balms_det.command_line import at_least, one_line_errors, positive
-from balms_det.evaluation.report import write_report
+from balms_det.report import write_report
+from balms_det.utils.command_line import at_least, one_line_errors, positive
 
 
 def named_file(text: str) -> tuple[str, str]:

@@ -18,10 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-from balms_det.command_line import at_least, one_line_errors
-from balms_det.engine.classifier import Choices
-from balms_det.engine.classifier.run import pair_with_seeds
-from balms_det.engine.classifier.sweep import (
+from balms_det.classifier import Choices
+from balms_det.classifier.run import pair_with_seeds
+from balms_det.classifier.sweep import (
     Job,
     add_missing_losses,
     find_methods,
@@ -30,10 +29,11 @@ from balms_det.engine.classifier.sweep import (
     run_jobs,
     write_winner,
 )
-from balms_det.engine.feature_cache import FeatureCache
-from balms_det.evaluation.method_plot import draw_methods
-from balms_det.evaluation.table import METRICS, format_table, spread
-from balms_det.files import write_atomically
+from balms_det.evaluation.runs import spread
+from balms_det.evaluation.tables import METRICS, draw_methods, format_table
+from balms_det.features import FeatureCache
+from balms_det.utils.command_line import at_least, one_line_errors
+from balms_det.utils.files import write_atomically
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "quickstart"
 BASE = CONFIGS / "stage2_softmax.yaml"

@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from detectron2.utils.logger import setup_logger
 
-from balms_det.command_line import at_least, one_line_errors
-from balms_det.engine.classifier import METHOD_REGISTRY, ROI_SAMPLER_REGISTRY, Choices
-from balms_det.engine.classifier.run import pair_with_seeds, train_seeds
-from balms_det.engine.classifier.setup import make_recipe
-from balms_det.engine.feature_cache import FeatureCache
-from balms_det.evaluation.table import format_table
+from balms_det.classifier import METHOD_REGISTRY, ROI_SAMPLER_REGISTRY, Choices
+from balms_det.classifier.recipe import make_recipe
+from balms_det.classifier.run import pair_with_seeds, train_seeds
+from balms_det.evaluation.tables import format_table
+from balms_det.features import FeatureCache
+from balms_det.utils.command_line import at_least, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

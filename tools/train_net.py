@@ -11,8 +11,8 @@ import sys
 
 from detectron2.engine import default_argument_parser
 
-from balms_det.command_line import one_line_errors
 from balms_det.engine import LongTailTrainer, launch_main, load_trained_weights, setup_cfg
+from balms_det.utils.command_line import one_line_errors
 
 
 def main(args):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetFromList,
@@ -16,19 +17,18 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from torch.utils.data import Dataset
 
-from balms_det.data.class_stats import ClassStats, build_class_stats
-from balms_det.data.copy_paste import CopyPaste
-from balms_det.data.draws import DrawAwareDataset, has_global_draws
-from balms_det.data.global_batches import landscape_images
-from balms_det.data.instance_pool import InstancePool
-from balms_det.data.mapper import RepeatFactorDatasetMapper
-from balms_det.data.resumable_loader import ResumableLoader, SeededMapDataset
-from balms_det.data.samplers import (
-    SAMPLER_REGISTRY,
-    build_sampler,
-    check_annotated,
-    check_sampler,
+from balms_det.data.class_stats import (
+    ClassStats,
+    build_class_stats,
+    check_same_classes,
+    sum_class_stats,
 )
+from balms_det.data.copy_paste import CopyPaste, InstancePool
+from balms_det.data.draws import DrawAwareDataset, has_global_draws
+from balms_det.data.mapper import RepeatFactorDatasetMapper
+from balms_det.data.resumable_loader import ResumableLoader, SeededMapDataset, landscape_images
+from balms_det.data.samplers import SAMPLER_REGISTRY, build_sampler, check_annotated, check_sampler
+from balms_det.utils.randomness import derived_seed
 
 logger = logging.getLogger(__name__)
 
@@ -157,3 +157,73 @@ def build_copy_paste(cfg: CfgNode, pool: InstancePool) -> CopyPaste:
         min_visible=node.MIN_VISIBLE,
         dataset_ids={c: raw for raw, c in contiguous.items()} if contiguous else None,
     )
+
+
+# So many names of classes are listed in a message.
+LISTED = 5
+
+
+def build_meta_loader(
+    cfg: CfgNode, mapper: Callable | None = None, class_stats: ClassStats | None = None
+):
+    """Endless loader of meta batches, resumable as the training loader is.
+
+    It draws from ``META.DATASETS``, or without any from ``DATASETS.TRAIN``, by ``META.SAMPLER``, in
+    batches of ``META.IMS_PER_BATCH`` images over all ranks, by a seed of its own. The rest is as in
+    :func:`build_train_loader`. ``class_stats`` are those of the training set.
+
+    Raises:
+        KeyError: ``META.SAMPLER`` is not registered.
+        ValueError: the held-out datasets have other classes than the training set; and what
+            ``build_train_loader`` raises.
+    """
+    if cfg.META.SAMPLER not in SAMPLER_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in SAMPLER_REGISTRY))
+        raise KeyError(f"META.SAMPLER is {cfg.META.SAMPLER!r}; the known ones: {known}.")
+    class_stats = class_stats or build_class_stats(cfg)
+    if cfg.META.DATASETS:
+        check_held_out(cfg, class_stats)
+    return build_train_loader(meta_set_config(cfg), mapper, class_stats)
+
+
+def meta_set_config(cfg: CfgNode) -> CfgNode:
+    """A copy of the config whose training loader is that of the meta set."""
+    meta = cfg.clone()
+    meta.defrost()
+    meta.DATASETS.TRAIN = tuple(cfg.META.DATASETS) or cfg.DATASETS.TRAIN
+    meta.DATALOADER.SAMPLER_TRAIN = cfg.META.SAMPLER
+    meta.SOLVER.IMS_PER_BATCH = cfg.META.IMS_PER_BATCH or cfg.SOLVER.IMS_PER_BATCH
+    if cfg.SEED >= 0:
+        meta.SEED = derived_seed("meta set", cfg.SEED)
+    meta.freeze()
+    return meta
+
+
+def check_held_out(cfg: CfgNode, class_stats: ClassStats) -> None:
+    """Compare the classes of ``META.DATASETS`` with those of the training set.
+
+    Training classes that never occur in the meta set are legal, but what is learned for them comes
+    from their false positives alone: a warning names some of them.
+
+    Raises:
+        ValueError: other classes, or another order of them; pre-computed proposals, which
+            ``DATASETS.PROPOSAL_FILES_TRAIN`` has for the training set only.
+    """
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise ValueError("META.DATASETS does not go with MODEL.LOAD_PROPOSALS: leave it empty.")
+    held_out = sum_class_stats([ClassStats.from_dataset(name) for name in cfg.META.DATASETS])
+    try:
+        check_same_classes(class_stats, held_out)
+    except ValueError as error:
+        raise ValueError(f"META.DATASETS {tuple(cfg.META.DATASETS)}: {error}") from error
+    absent = np.flatnonzero((class_stats.image_count > 0) & (held_out.image_count == 0))
+    if len(absent):
+        names = class_stats.names or list(map(str, range(class_stats.num_classes)))
+        listed = ", ".join(names[c] for c in absent[:LISTED])
+        more = ", ..." if len(absent) > LISTED else ""
+        logger.warning(
+            f"META.DATASETS {tuple(cfg.META.DATASETS)}: {len(absent)} of the training set's "
+            f"classes have no image there ({listed}{more}). What is learned for them comes from "
+            "false positives alone. Add images of them, or leave META.DATASETS empty, which draws "
+            "the meta batches from the training set."
+        )

@@ -14,10 +14,10 @@ from detectron2.data import detection_utils
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import Transform
 from PIL import Image
+from torch.utils.data import Dataset
 
-from balms_det.data.image_errors import image_errors_name
-from balms_det.data.instance_pool import InstancePool
-from balms_det.data.masks import (
+from balms_det.annotations.images import image_errors_name
+from balms_det.annotations.masks import (
     mask_to_box,
     mask_to_rle,
     rle_to_mask,
@@ -200,3 +200,51 @@ def _resize(array: np.ndarray, size: tuple[int, int], resampling: Image.Resampli
         for i in range(planes.shape[2])
     ]
     return np.stack(resized, axis=-1).reshape(size[1], size[0], *array.shape[2:])
+
+
+class InstancePool:
+    """Where the instances of the chosen classes are: (I,) arrays of record and annotation numbers.
+
+    Args:
+        records: the training set, searched once.
+        classes: contiguous ids of the classes to draw from.
+        storage: the same records, where :meth:`draw` reads them. Loader workers share the memory of
+            a ``DatasetFromList``; a plain list they slowly copy, page by page.
+
+    Raises:
+        ValueError: no class has an instance with a mask.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict],
+        classes: Sequence[int],
+        storage: Sequence[dict] | Dataset | None = None,
+    ):
+        self.storage = records if storage is None else storage
+        wanted = set(classes)
+        found = [
+            (annotation["category_id"], r, a)
+            for r, record in enumerate(records)
+            for a, annotation in enumerate(record.get("annotations") or ())
+            if annotation["category_id"] in wanted
+            and annotation.get("segmentation")
+            and not annotation.get("iscrowd", 0)
+        ]
+        if not found:
+            raise ValueError(
+                "INPUT.COPY_PASTE found no instance to paste: none of the classes in the frequency "
+                "groups of INPUT.COPY_PASTE.GROUPS has an instance with a mask. Choose others."
+            )
+        category, self._record, self._annotation = np.array(sorted(found), dtype=np.int64).T
+        _, self._start, self._count = np.unique(category, return_index=True, return_counts=True)
+
+    def __len__(self) -> int:
+        return len(self._record)
+
+    def draw(self) -> tuple[dict, dict]:
+        """A record and one of its annotations: first a class, evenly, then one of its instances."""
+        group = np.random.randint(len(self._start))
+        i = self._start[group] + np.random.randint(self._count[group])
+        record = self.storage[int(self._record[i])]
+        return record, record["annotations"][int(self._annotation[i])]

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from balms_det.data.annotation_file import AnnotationSummary
-from balms_det.data.class_stats import ClassStats, build_class_stats
-from balms_det.data.count_sources import dataset_class_names
-from balms_det.data.guarded_datasets import guard_datasets
-from balms_det.data.instances_json import load_instances
-from balms_det.data.summary_cache import annotation_summary
+from balms_det.annotations.images import guard_datasets
+from balms_det.annotations.instances import load_instances
+from balms_det.annotations.summary import AnnotationSummary, annotation_summary
+from balms_det.data.class_stats import ClassStats, build_class_stats, dataset_class_names
 
 logger = logging.getLogger(__name__)
 

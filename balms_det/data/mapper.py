@@ -1,16 +1,30 @@
-"""From a dataset dict to a training example, with no two draws of an image the same picture."""
+"""From a dataset dict to a training example, with no two draws of an image the same picture.
+
+Symbols: ``n`` draws of the image in the epoch (``num_repeats``), ``k`` the number of this draw,
+0 to n - 1 (``repeat``). Random augmentation alone cannot promise that two draws differ: two coin
+flips agree half of the time. So the picture carries ``k`` in two properties that can be told from
+the result, whatever was done to the image before:
+
+- the sides of the picture, each enlarged by less than ``grid`` pixels until the remainders of
+  height and width modulo ``grid`` spell out ``k % grid**2``: other remainders, another shape;
+- its brightness level, ``(k // grid**2 + k % grid**2) % levels``: two levels map no grey value to
+  the same one, so that pictures of equal shape with the same pixels, flipped or not, differ in sum.
+
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from fvcore.transforms.transform import BlendTransform, TransformList
 
+from balms_det.annotations.images import image_errors_name
 from balms_det.data.copy_paste import CopyPaste
-from balms_det.data.image_errors import image_errors_name
-from balms_det.data.repeat_jitter import RepeatJitter
 
 
 class RepeatFactorDatasetMapper(DatasetMapper):
@@ -73,3 +87,59 @@ class RepeatFactorDatasetMapper(DatasetMapper):
         once.augmentations = T.AugmentationList([*before, *self.augmentations.augs, *after])
         with image_errors_name(dataset_dict):
             return DatasetMapper.__call__(once, dataset_dict)
+
+
+# At least so much variation, in pixels and in brightness levels, however few the draws are.
+MIN_GRID, MIN_LEVELS = 16, 8
+# No more than so many pixels, so that memory stays what the configured image size says it is.
+MAX_GRID = 48
+# Grey values that the brightness levels spread over (when there are no more levels than that).
+BRIGHTNESS_RANGE = 32
+
+
+class RepeatJitter(T.Augmentation):
+    """Scale, aspect ratio and brightness of an image, set by which of its draws this is.
+
+    All ``num_repeats`` draws of an image must get it, the first included. With more than
+    ``48 * 48 * 255`` draws of one image in one epoch the pictures start over.
+
+    Args:
+        repeat: ``k``, from 0.
+        num_repeats: ``n``, more than ``k``.
+    """
+
+    def __init__(self, repeat: int, num_repeats: int):
+        super().__init__()
+        if not 0 <= repeat < num_repeats:
+            raise ValueError(f"repeat must be in [0, num_repeats), got {repeat} of {num_repeats}.")
+        self.repeat = repeat
+        self.num_repeats = num_repeats
+        self.grid = min(max(MIN_GRID, math.isqrt(num_repeats - 1) + 1), MAX_GRID)
+        self.levels = min(max(MIN_LEVELS, math.ceil(num_repeats / self.grid**2)), 255)
+
+    def get_transform(self, image: np.ndarray) -> TransformList:
+        """Transform of a (H, W, C) image; only a uint8 image changes its brightness."""
+        height, width = image.shape[:2]
+        new_height, new_width = self._shape(height, width)
+        transforms = [T.ResizeTransform(height, width, new_height, new_width)]
+        if image.dtype == np.uint8:
+            transforms.append(self._brightness())
+        return TransformList(transforms)
+
+    def _shape(self, height: int, width: int) -> tuple[int, int]:
+        # Successive draws should look different, not differ by a pixel: step through the cells by
+        # the golden section. The step is coprime to the number of cells, so none comes up twice.
+        cells = self.grid**2
+        step = round(cells * 0.618)
+        while math.gcd(step, cells) != 1:
+            step += 1
+        row, column = divmod(self.repeat * step % cells, self.grid)
+        return height + (row - height) % self.grid, width + (column - width) % self.grid
+
+    def _brightness(self) -> BlendTransform:
+        # value -> offset + gain * value, with whole offsets, at least 1 apart: rounding down then
+        # keeps every two levels apart at every grey value, and nothing is clipped.
+        level = sum(divmod(self.repeat, self.grid**2)) % self.levels
+        step = max(BRIGHTNESS_RANGE // self.levels, 1)
+        gain = 1 - (self.levels - 1) * step / 255
+        return BlendTransform(np.float32(1), src_weight=step * level, dst_weight=gain)

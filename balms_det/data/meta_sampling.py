@@ -16,9 +16,9 @@ from detectron2.utils import comm
 from torch.utils.data import Sampler
 
 from balms_det.data.draws import DrawIndex
-from balms_det.data.randomness import derived_seed
 from balms_det.data.repeat_factors import CategoryIncidence
 from balms_det.data.samplers import SAMPLER_REGISTRY
+from balms_det.utils.randomness import derived_seed
 
 # Uniform numbers are made so many at a time.
 BLOCK = 4096

@@ -20,12 +20,12 @@ from torch.utils.data import Sampler
 
 from balms_det.data.class_stats import ClassStats
 from balms_det.data.draws import RepeatAwareSampler
-from balms_det.data.factor_table import factor_table
 from balms_det.data.repeat_factors import (
     CategoryIncidence,
     class_repeat_factors,
     instance_aware_frequency,
 )
+from balms_det.data.stats_report import factor_table
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,15 @@ Groups: "r" rare, "c" common, "f" frequent. ``t`` is the repeat threshold of RFS
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from tabulate import tabulate
 
 from balms_det.data.class_stats import ClassStats
-from balms_det.files import atomic_path
-from balms_det.trust import plot_label, printable
+from balms_det.data.repeat_factors import CategoryIncidence
+from balms_det.utils.files import atomic_path
+from balms_det.utils.trust import plot_label, printable
 
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 _COLOURS = {"r": "#d1495b", "c": "#edae49", "f": "#30638e"}
@@ -110,3 +112,35 @@ def _save(figure, path: str) -> None:
     kind = os.path.splitext(path)[1].lstrip(".") or "png"
     with atomic_path(path) as part:
         figure.savefig(part, format=kind, dpi=150)
+
+
+def factor_table(
+    incidence: CategoryIncidence, groups: Sequence[str], factors: np.ndarray, draws: np.ndarray
+) -> str:
+    """One row a frequency group; an image is in the group of its rarest class.
+
+    Args:
+        incidence: which of the N images contains which class.
+        groups: "r", "c" or "f" for every class.
+        factors: (N,) repeat factors.
+        draws: (N,) expected draws an epoch.
+
+    Raises:
+        ValueError: an image contains a class that ``groups`` does not have.
+    """
+    if len(groups) < len(incidence.image_count):
+        raise ValueError(
+            f"The training images have a class id {len(incidence.image_count) - 1}, but the class "
+            f"statistics know {len(groups)} classes: check DATASETS.TRAIN and CLASS_COUNTS."
+        )
+    rarity = np.array(["fcr".index(group) for group in groups])
+    rarest = incidence.max_over_categories(rarity, empty=-1)
+    lines = [f"{'rarest class is':<16}{'images':>9}   factor min / mean / max   draws an epoch"]
+    for level, name in ((2, "rare"), (1, "common"), (0, "frequent"), (-1, "none")):
+        members = rarest == level
+        if members.any():
+            part, total = factors[members], draws[members].sum(dtype=np.float64)
+            spread = f"{part.min():.2f} / {part.mean(dtype=np.float64):.2f} / {part.max():.2f}"
+            lines.append(f"{name:<16}{len(part):>9}   {spread:<26}{total:.0f}")
+    lines.append(f"{'all':<16}{len(factors):>9}   {'':<26}{draws.sum(dtype=np.float64):.0f}")
+    return "\n".join(lines)

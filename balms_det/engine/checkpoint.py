@@ -4,17 +4,32 @@ Symbols: ``K`` foreground classes; a softmax classifier has ``K + 1`` rows (back
 sigmoid classifier ``K``. Both give the same log-odds of a class against background:
 ``z_c - z_bg`` in the first, ``z_c`` in the second, and that is what a conversion keeps. A loss with
 another layout (BAGS, Seesaw) takes over the rows of the classes; its other outputs start anew.
+
+Detectron2 writes a checkpoint, and the file ``last_checkpoint`` that names it, in place: a kill
+leaves half of it under its final name. Here both are written beside their place and renamed. A
+checkpoint can still be cut off or rot afterwards (a full disk, a copy, a crash of the machine): it
+is a zip file with a checksum for each tensor, which is looked at before it is loaded.
+
 """
 
+from __future__ import annotations
+
 import logging
+import os
 import re
+import zipfile
+import zlib
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from torch import nn
 
+from balms_det.engine.partial_state import FrozenStatistics
 from balms_det.engine.weights_files import read_checkpoint
+from balms_det.utils.files import _PART, WholeFiles
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +38,7 @@ _CLASSIFIER = re.compile(r"(?P<predictor>.*box_predictor(\.\d+)?)\.cls_score\.(w
 
 class LongTailCheckpointer(DetectionCheckpointer):
     """A ``DetectionCheckpointer`` that converts a box classifier of K or K + 1 rows to the model's,
-    and loads nothing but tensors, arrays and plain values (see :mod:`balms_det.trust`).
+    and loads nothing but tensors, arrays and plain values (see :mod:`balms_det.utils.trust`).
 
     Args:
         model: the model to load into.
@@ -52,7 +67,10 @@ class LongTailCheckpointer(DetectionCheckpointer):
         weights = checkpoint["model"]
         for key in [key for key in weights if _CLASSIFIER.match(key)]:
             self._convert(weights, key)
+        statistics = FrozenStatistics(self.model)
+        statistics.declare_versions(weights)
         incompatible = super()._load_model(checkpoint)
+        statistics.keep_unnamed(incompatible.missing_keys)
         if self._require_all_but is not None:
             self._check_frozen_parts(incompatible)
         return incompatible
@@ -134,3 +152,120 @@ def place_classes(rows: torch.Tensor, fresh: torch.Tensor, columns: torch.Tensor
     """
     columns = columns.to(fresh.device)
     return fresh.index_copy(0, columns, rows[: len(columns)].to(fresh))
+
+
+_NUMBERED = re.compile(r"model_(\d+)\.pth")
+
+
+class RunCheckpointer(LongTailCheckpointer):
+    """Saves and resumes a run; arguments as in Detectron2.
+
+    Attributes:
+        resumed_from: name of the file that :meth:`get_checkpoint_file` has chosen; empty before.
+    """
+
+    def __init__(self, model, save_dir: str = "", **objects):
+        super().__init__(model, save_dir, **objects)
+        self.path_manager = WholeFiles(self.path_manager)
+        self.resumed_from = ""
+
+    def save(self, name: str, **extra) -> None:
+        if self.save_dir and self.save_to_disk:
+            _remove_parts(Path(self.save_dir))
+        super().save(name, **extra)
+
+    def get_checkpoint_file(self) -> str:
+        """The checkpoint to resume from: the last one or, with a warning, the newest whole one
+        before it. All ranks get the choice of rank 0.
+
+        Raises:
+            ValueError: no checkpoint is whole.
+        """
+        last = super().get_checkpoint_file()
+        choice = _newest_whole(Path(self.save_dir), last) if comm.is_main_process() else None
+        if comm.get_world_size() > 1:
+            choice = comm.all_gather(choice)[0]
+        path, error = choice
+        if error:
+            raise ValueError(error)
+        self.resumed_from = os.path.basename(path)
+        return path
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what killed runs left of checkpoints that they were writing."""
+    for part in folder.glob(f".*{_PART}"):
+        part.unlink(missing_ok=True)
+
+
+def fault_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in few words; None if it is whole. It unpickles nothing."""
+    if not path.is_file():
+        return "is not there"
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        return f"is cut off or no checkpoint ({error})"
+    return f"has changed since it was written (checksum of {broken})" if broken else None
+
+
+def _newest_whole(folder: Path, last: str) -> tuple[str, str]:
+    """The checkpoint to resume from, and the error if there is none (one of the two is empty)."""
+    named = Path(last) if last and Path(last) != folder else None
+    fault = fault_of(named) if named else "names no checkpoint"
+    if fault is None:
+        return str(named), ""
+    broken = str(named or folder / "last_checkpoint")
+    for path in _earlier(folder, named):
+        if fault_of(path) is None:
+            logger.warning("%s %s: resuming from the one before it, %s", broken, fault, path)
+            return str(path), ""
+    return "", (
+        f"{broken} {fault}, and no checkpoint before it in {folder} is whole. Put a copy of it "
+        "back, or start over: remove last_checkpoint there, or choose another OUTPUT_DIR"
+    )
+
+
+def _earlier(folder: Path, named: Path | None) -> list[Path]:
+    """Numbered checkpoints before ``named``, newest first; all, where its name has no number."""
+    numbers = {}
+    for path in folder.glob("model_*.pth"):
+        match = _NUMBERED.fullmatch(path.name)
+        if match:
+            numbers[path] = int(match[1])
+    limit = _NUMBERED.fullmatch(named.name) if named else None
+    found = [path for path, number in numbers.items() if not limit or number < int(limit[1])]
+    return sorted(found, key=numbers.get, reverse=True)
+
+
+def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
+    """Load ``MODEL.WEIGHTS`` into a model, converting the box classifier where it has to be.
+
+    Raises:
+        ValueError: stage 2 without stage 1 weights.
+        FileNotFoundError: ``MODEL.WEIGHTS`` names a local file that does not exist.
+    """
+    stage2 = cfg.MODEL.DECOUPLED
+    if stage2.ENABLED and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "MODEL.DECOUPLED.ENABLED freezes all but the classifier, and MODEL.WEIGHTS is empty: "
+            "the frozen parts would stay random. Set MODEL.WEIGHTS to a stage 1 checkpoint."
+        )
+    trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
+    checkpointer = LongTailCheckpointer(model, require_all_but=trained)
+    if cfg.MODEL.WEIGHTS and not checkpointer.path_manager.isfile(cfg.MODEL.WEIGHTS):
+        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}")
+    checkpointer.load(cfg.MODEL.WEIGHTS)
+
+
+def load_trained_weights(cfg, model: torch.nn.Module) -> None:
+    """:func:`load_weights` of a model that is not to be trained.
+
+    Raises:
+        ValueError: ``MODEL.WEIGHTS`` is empty, or does not hold every parameter.
+        FileNotFoundError: it names a local file that does not exist.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model.")
+    load_weights(cfg, model, whole=True)

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from balms_det.meta import MetaStep, RoIBatch, Stage, build_meta_learner
-from balms_det.modeling.recording import box_predictors, record_silently, recorded
+from balms_det.modeling.box_predictor import box_predictors
+from balms_det.modeling.recording import record_silently, recorded
 
 
 class MetaStepTrainer(SimpleTrainer):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import math
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +27,8 @@ from detectron2.utils import comm
 
 import balms_det
 from balms_det.data.class_stats import build_class_stats
-from balms_det.data.fingerprint import file_fingerprint
-from balms_det.engine.git_state import GitError, git_state
-from balms_det.files import write_atomically
+from balms_det.utils.file_cache import file_fingerprint
+from balms_det.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -160,3 +161,90 @@ def _class_counts(cfg: CfgNode) -> dict[str, Any] | None:
         "image_count": stats.image_count.tolist(),
         "instance_count": stats.instance_count.tolist(),
     }
+
+
+# It writes nothing (not even a refreshed index) and speaks English, whatever the user's language.
+_GIT_ENVIRONMENT = {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+# The monitor is a program that the checkout's config may name; git shall not run it for this.
+_OPTIONS = ["-c", "core.fsmonitor=false", "--literal-pathspecs"]
+_SECONDS = 60
+
+
+class GitError(ValueError):
+    """git is not installed, or does not want to read a checkout; the message is its own."""
+
+
+def git_state(folder: str | os.PathLike, tracked: str | os.PathLike | None = None) -> dict | None:
+    """What is checked out where a folder lies.
+
+    Args:
+        folder: any folder of the checkout.
+        tracked: a file that has to be of the checkout, and does not just lie inside it.
+
+    Returns:
+        ``root``; ``commit`` (hexadecimal, or None before the first); ``branch`` (None where there
+        is none); ``dirty``: whether a file differs from the commit in its content, or is gone.
+        Files that git does not track do not count. None outside of a checkout.
+
+    Raises:
+        GitError: git cannot be asked, or refuses.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        return None
+    if tracked is not None and not _ask_git(folder, "ls-files", "--", os.path.abspath(tracked)):
+        return None
+    status = _ask_git(folder, "status", "--porcelain=v2", "--branch", "--untracked-files=no")
+    lines = status.splitlines()
+    told = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# "))
+    commit, branch = told["branch.oid"], told["branch.head"]
+    return {
+        "root": _ask_git(folder, "rev-parse", "--show-toplevel"),
+        "commit": None if commit == "(initial)" else commit,
+        "branch": None if branch == "(detached)" else branch,
+        "dirty": any(not line.startswith("# ") for line in lines),
+    }
+
+
+def _ask_git(folder: Path, *words: str) -> str:
+    command = ["git", *_OPTIONS, "-C", str(folder), *words]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **_GIT_ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_SECONDS,
+        )
+    except FileNotFoundError as error:
+        raise GitError("git is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise GitError(f"git did not answer in {_SECONDS} s") from error
+    if done.returncode:
+        raise GitError(done.stderr.strip() or f"git ended with {done.returncode}")
+    return done.stdout.rstrip("\n")
+
+
+def write_results(cfg, results: dict) -> Path:
+    """Write evaluation results to ``OUTPUT_DIR/results.json``, whole or not at all.
+
+    Args:
+        cfg: reads ``OUTPUT_DIR``.
+        results: ``{task: {metric: value}}``, or one such mapping per test dataset. An undefined
+            value (a group without categories: NaN, or negative in LVIS) is written as null.
+
+    Returns:
+        The file's path.
+    """
+    path = Path(cfg.OUTPUT_DIR, "results.json")
+    write_atomically(path, json.dumps(_plain(results), indent=1))
+    return path
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    number = float(value)
+    return None if math.isnan(number) or number < 0 else number

@@ -1,5 +1,7 @@
 """The trainer: Detectron2's DefaultTrainer with decoupled training and long-tail evaluation."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
@@ -7,23 +9,32 @@ import weakref
 from pathlib import Path
 
 import torch
-from detectron2.engine import DefaultTrainer, defaults
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor, DefaultTrainer, defaults
+from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
+from torch import nn
 
-from balms_det.data.build import build_train_loader
-from balms_det.data.meta_set import build_meta_loader
-from balms_det.engine.bounded_history import BoundedHistory
-from balms_det.engine.checkpoint import LongTailCheckpointer
-from balms_det.engine.checkpoint_files import RunCheckpointer
-from balms_det.engine.freeze import freeze_all_but
-from balms_det.engine.loss_progress import LossProgress, scheduled_losses
+from balms_det.data.build import build_meta_loader, build_train_loader
+from balms_det.engine.checkpoint import (
+    RunCheckpointer,
+    load_trained_weights,
+    load_weights,
+)
+from balms_det.engine.hooks import (
+    METRICS,
+    BoundedHistory,
+    LossProgress,
+    SeedEveryStep,
+    build_rate_history,
+    keep_metrics_before,
+    scheduled_losses,
+)
 from balms_det.engine.meta_trainer import build_meta_trainer
-from balms_det.engine.metrics_file import METRICS, keep_metrics_before
 from balms_det.engine.non_finite import build_non_finite_guard
-from balms_det.engine.rate_history import build_rate_history
-from balms_det.engine.results import write_results
-from balms_det.engine.step_seed import SeedEveryStep
+from balms_det.engine.run_record import write_results
 from balms_det.evaluation import build_evaluator
+from balms_det.modeling import use_fast_inference
 from balms_det.modeling.calibration import check_calibrated
 
 logger = logging.getLogger(__name__)
@@ -123,38 +134,6 @@ class LongTailTrainer(DefaultTrainer):
             self.checkpointer.save(FINAL, iteration=self.start_iter - 1)
 
 
-def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
-    """Load ``MODEL.WEIGHTS`` into a model, converting the box classifier where it has to be.
-
-    Raises:
-        ValueError: stage 2 without stage 1 weights.
-        FileNotFoundError: ``MODEL.WEIGHTS`` names a local file that does not exist.
-    """
-    stage2 = cfg.MODEL.DECOUPLED
-    if stage2.ENABLED and not cfg.MODEL.WEIGHTS:
-        raise ValueError(
-            "MODEL.DECOUPLED.ENABLED freezes all but the classifier, and MODEL.WEIGHTS is empty: "
-            "the frozen parts would stay random. Set MODEL.WEIGHTS to a stage 1 checkpoint."
-        )
-    trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
-    checkpointer = LongTailCheckpointer(model, require_all_but=trained)
-    if cfg.MODEL.WEIGHTS and not checkpointer.path_manager.isfile(cfg.MODEL.WEIGHTS):
-        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}")
-    checkpointer.load(cfg.MODEL.WEIGHTS)
-
-
-def load_trained_weights(cfg, model: torch.nn.Module) -> None:
-    """:func:`load_weights` of a model that is not to be trained.
-
-    Raises:
-        ValueError: ``MODEL.WEIGHTS`` is empty, or does not hold every parameter.
-        FileNotFoundError: it names a local file that does not exist.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model.")
-    load_weights(cfg, model, whole=True)
-
-
 @contextlib.contextmanager
 def _ddp_without_device_ids(cfg):
     # DefaultTrainer always passes device ids to DDP, which refuses them for a model on the CPU.
@@ -165,3 +144,71 @@ def _ddp_without_device_ids(cfg):
         yield
     finally:
         defaults.create_ddp_model = original
+
+
+def freeze_all_but(model: nn.Module, names: list[str]) -> nn.Module:
+    """Freeze every parameter whose dotted name has none of ``names`` as one of its parts.
+
+    Batch normalisation of frozen parts becomes :class:`FrozenBatchNorm2d`: its running mean and
+    variance would otherwise go on moving although no parameter does.
+
+    Args:
+        model: changed in place.
+        names: for example ``["cls_score"]`` or ``["box_predictor"]``.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: a name matches no parameter.
+    """
+    parameters = dict(model.named_parameters())
+    for name in names:
+        if not any(name in key.split(".") for key in parameters):
+            raise ValueError(
+                f"MODEL.DECOUPLED.TRAIN_ONLY names {name!r}, which is no part of any parameter's "
+                f"name in this model. Names look like {next(reversed(parameters))!r}."
+            )
+    trained = [key for key in parameters if set(names) & set(key.split("."))]
+    for key, parameter in parameters.items():
+        parameter.requires_grad = key in trained
+    model = _freeze_batch_norm(model, trained)
+    logger.info(
+        "Stage 2: training %s; %d other parameter tensors are frozen",
+        ", ".join(trained),
+        len(parameters) - len(trained),
+    )
+    return model
+
+
+def _freeze_batch_norm(model: nn.Module, trained: list[str]) -> nn.Module:
+    for name, child in model.named_children():
+        inside = [key.removeprefix(f"{name}.") for key in trained if key.startswith(f"{name}.")]
+        if inside:
+            _freeze_batch_norm(child, inside)
+        else:
+            setattr(model, name, FrozenBatchNorm2d.convert_frozen_batchnorm(child))
+    return model
+
+
+class LongTailPredictor(DefaultPredictor):
+    """``DefaultPredictor`` with fast inference, and weights that are converted where they have to.
+
+    It is called with one image, (H, W, 3) uint8 in BGR, and returns the model's output for it.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: a config of :func:`balms_det.engine.load_cfg`.
+
+        Raises:
+            FileNotFoundError, ValueError: see :func:`balms_det.engine.load_weights`.
+        """
+        unloaded = cfg.clone()
+        unloaded.defrost()
+        unloaded.MODEL.WEIGHTS = ""
+        super().__init__(unloaded)
+        self.cfg = cfg.clone()
+        load_trained_weights(cfg, self.model)
+        use_fast_inference(self.model)

@@ -1,11 +1,9 @@
 """Evaluation: the evaluators that training uses and the tables that come out of them."""
 
-from balms_det.evaluation.build import build_evaluator
-from balms_det.evaluation.category_result import CategoryResult
 from balms_det.evaluation.compare import Comparison, compare_results
-from balms_det.evaluation.evaluator import LongTailEvaluator
-from balms_det.evaluation.lvis_eval import evaluate_lvis
-from balms_det.evaluation.lvis_result import LVISResult
+from balms_det.evaluation.evaluator import LongTailEvaluator, build_evaluator
+from balms_det.evaluation.lvis import evaluate_lvis
+from balms_det.evaluation.metrics import CategoryResult, LVISResult
 
 __all__ = [
     "CategoryResult",

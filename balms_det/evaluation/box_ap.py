@@ -19,12 +19,12 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from balms_det.data.annotation_json import garbage_collector_paused
-from balms_det.evaluation.backends import rust
+from balms_det.annotations.read import garbage_collector_paused
+from balms_det.evaluation.backends import hotcoco as rust
 from balms_det.evaluation.detections import Detections, limited_detections
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.lvis_eval import group_members
-from balms_det.evaluation.lvis_result import group_ap
+from balms_det.evaluation.lvis import group_members
+from balms_det.evaluation.metrics import group_ap
 
 METRICS = ("AP", "APr", "APc", "APf")
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")

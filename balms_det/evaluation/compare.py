@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
-from balms_det.evaluation.bootstrap import draw_weights, weighted_ap
+from balms_det.evaluation.bootstrap import Matches, draw_weights, match_detections, weighted_ap
 from balms_det.evaluation.detections import evaluated_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
-from balms_det.evaluation.lvis_eval import (
-    Groups,
-    check_arguments,
-    detection_limits,
-    group_members,
-)
-from balms_det.evaluation.matches import Matches, match_detections
-from balms_det.evaluation.read_detections import read_detections
+from balms_det.evaluation.lvis import Groups, check_arguments, detection_limits, group_members
+from balms_det.evaluation.results.read import read_detections
+from balms_det.utils.files import write_atomically
+from balms_det.utils.trust import markdown_cell
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,47 @@ def _difference(name, group, images, a: np.ndarray, b: np.ndarray, tails) -> Dif
     known = images > 1 and len(drawn)
     low, high = np.quantile(drawn, tails).tolist() if known else (np.nan, np.nan)
     return Difference(name, group, images, float(a[0]), float(b[0]), float(change[0]), low, high)
+
+
+_COLUMNS = ("name", "group", "images", "ap_a", "ap_b", "difference", "low", "high")
+
+
+def comparison_table(comparison: Comparison, most: int = 10) -> str:
+    """Markdown: the groups, then the ``most`` classes that lose and that gain the most."""
+    defined = [row for row in comparison.classes if not math.isnan(row.difference)]
+    ranked = sorted(defined, key=lambda row: row.difference)
+    ends = ranked if len(ranked) <= 2 * most else [*ranked[:most], *ranked[-most:]]
+    clear = sum(row.clear for row in defined)
+    return (
+        f"{_table(comparison.groups)}\n\n{clear} of {len(defined)} classes differ clearly "
+        f"(0 outside of the interval, *). Most changed:\n\n{_table(ends)}"
+    )
+
+
+def _table(rows: Sequence[Difference]) -> str:
+    body = [
+        (
+            *(markdown_cell(row.name), row.group, row.images, _show(row.ap_a), _show(row.ap_b)),
+            f"{_show(row.difference, '+')}{'*' if row.clear else ''}",
+            "-" if math.isnan(row.low) else f"{row.low:+.1f} to {row.high:+.1f}",
+        )
+        for row in rows
+    ]
+    header = ("", "group", "images", "A", "B", "B - A", "interval")
+    align = ("left", "left", *["right"] * 5)
+    return tabulate(body, header, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _show(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.1f}"
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write every group and class as CSV; undefined values are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    for row in (*comparison.groups, *comparison.classes):
+        values = (getattr(row, column) for column in _COLUMNS)
+        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in values])
+    write_atomically(path, text.getvalue())

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from pathlib import Path
 
 import msgspec
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
-from balms_det.data.annotation_json import read_annotation_json
-from balms_det.evaluation.lvis_eval import Groups, evaluate_lvis
-from balms_det.evaluation.shards import PredictionShards
+from balms_det.annotations.read import read_annotation_json
+from balms_det.annotations.summary import annotation_summary
+from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, build_class_stats
+from balms_det.evaluation.lvis import Groups, evaluate_lvis
 
 _logger = logging.getLogger(__name__)
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -141,3 +143,146 @@ def _category_ids(metadata):
     if mapping is None:
         return lambda index: index + 1  # LVIS, as Detectron2 registers it
     return {index: category_id for category_id, index in mapping.items()}.__getitem__
+
+
+def build_evaluator(cfg, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Build the evaluator of a registered dataset, in LVIS or COCO format.
+
+    It gives AP, AP50, AP75, APs, APm, APl, APr, APc, APf and average recall, for boxes and masks.
+    Rare, common and frequent classes are those that the dataset labels; where it labels none, or
+    where ``TEST.FREQUENCY_LIMITS`` differs from LVIS's limits, their training images are counted.
+    A model with keypoints gets Detectron2's keypoint AP as well.
+
+    Args:
+        cfg: reads ``TEST.FREQUENCY_LIMITS``, ``MODEL.KEYPOINT_ON``, ``OUTPUT_DIR``, and what
+            ``build_class_stats`` reads.
+        dataset_name: registered name; its metadata carries ``evaluator_type``.
+        output_folder: where predictions are written. By default ``OUTPUT_DIR/inference``, and its
+            subfolder of the dataset's name where several datasets are tested.
+
+    Raises:
+        ValueError: the dataset's ``evaluator_type`` is neither "lvis" nor "coco".
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    kind = metadata.get("evaluator_type")
+    if kind not in ("lvis", "coco"):
+        raise ValueError(
+            f"no evaluator for dataset {dataset_name!r}: its metadata has evaluator_type={kind!r}, "
+            "and balms_det evaluates 'lvis' and 'coco'. Register it through DATASETS.FILES or set "
+            "MetadataCatalog.get(name).evaluator_type."
+        )
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    if not output_folder and len(cfg.DATASETS.TEST) > 1:
+        folder = os.path.join(folder, dataset_name)
+    groups = frequency_groups(cfg, metadata.json_file) if metadata.get("json_file") else None
+    evaluator = LongTailEvaluator(dataset_name, folder, groups=groups)
+    if kind == "coco" and cfg.MODEL.KEYPOINT_ON:
+        keypoints = COCOEvaluator(dataset_name, ("keypoints",), output_dir=folder)
+        return DatasetEvaluators([evaluator, keypoints])
+    return evaluator
+
+
+def frequency_groups(cfg, json_file: str) -> list[str] | None:
+    """Label of each category by its training images; None where the file's own labels count.
+
+    Raises:
+        ValueError: the training data has another number of classes than the file.
+    """
+    limits = tuple(cfg.TEST.FREQUENCY_LIMITS)
+    summary = annotation_summary(json_file)
+    if summary.frequency is not None and limits == (RARE_MAX, COMMON_MAX):
+        return None
+    if not cfg.DATASETS.TRAIN and not cfg.DATASETS.CLASS_COUNTS:
+        return None  # nothing to count: no groups
+    stats = build_class_stats(cfg)
+    if stats.num_classes != len(summary.category_ids):
+        raise ValueError(
+            f"{json_file} has {len(summary.category_ids)} classes, and the training data, whose "
+            f"counts make the frequency groups, has {stats.num_classes}."
+        )
+    return stats.frequency_groups(*limits)
+
+
+_COPY_BYTES = 1 << 20
+
+
+class PredictionShards:
+    """A file of predictions per rank: ``<stem>.rank0``, ``<stem>.rank1``, ...
+
+    A rank writes ``<stem>.rank0.part`` and renames it when it is done, so a file of the final name
+    is whole. A new evaluation removes the shard that its rank may have left in an earlier one.
+
+    Args:
+        target: the results file; the shards lie beside it, on a file system that all ranks share.
+        rank: this process.
+    """
+
+    def __init__(self, target: Path, rank: int) -> None:
+        self.target = target
+        self._own = self._shard(rank)
+        self._part = self._own.with_name(self._own.name + ".part")
+        self._file = None
+
+    def open(self) -> None:
+        """Start anew, without predictions."""
+        self.close()
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        self._own.unlink(missing_ok=True)
+        self._file = self._part.open("wb")
+
+    def write(self, entries: list[dict]) -> None:
+        """Append entries of the results list."""
+        if entries:
+            self._file.write(msgspec.json.encode(entries)[1:-1] + b"\n")
+
+    def finish(self) -> None:
+        """Declare this rank's shard whole."""
+        self.close()
+        os.replace(self._part, self._own)
+
+    def close(self) -> None:
+        """Close the file; what it holds stays a part."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def join(self, world_size: int) -> bool:
+        """Join the whole shards of all ranks into the results file, a json list, and remove them.
+
+        Returns:
+            Whether there is any prediction.
+
+        Raises:
+            FileNotFoundError: the shard of a rank is not there.
+        """
+        shards = [self._shard(rank) for rank in range(world_size)]
+        missing = [shard for shard in shards if not shard.exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"the predictions of {len(missing)} of {world_size} ranks are missing, e.g. "
+                f"{missing[0]}: all machines must share the folder {self.target.parent}."
+            )
+        # One name, not a new one each time: what a kill leaves, the next evaluation writes over.
+        part = self.target.with_name(self.target.name + ".part")
+        with open(part, "wb") as file:
+            first = True
+            file.write(b"[")
+            for shard in shards:
+                first = _append(file, shard, first)
+            file.write(b"]")
+        os.replace(part, self.target)
+        for shard in shards:
+            shard.unlink()
+        return not first
+
+    def _shard(self, rank: int) -> Path:
+        return self.target.with_name(f"{self.target.stem}.rank{rank}")
+
+
+def _append(file, shard: Path, first: bool) -> bool:
+    """Copy a shard's lines, commas between them; whether still nothing is written."""
+    with open(shard, "rb", buffering=_COPY_BYTES) as lines:
+        for line in lines:
+            file.write(line if first else b"," + line)
+            first = False
+    return first

@@ -4,6 +4,10 @@ Images and categories are numbered by the rank of their ids, which is the order 
 package visits them in, so that ties between images fall the same way.
 
 Symbols: ``N`` images, ``K`` categories, ``M`` annotations.
+
+Whatever draws them believes what it is given: a polygon with a NaN, or an RLE whose runs do not add
+up, is found here, where its annotation can be named.
+
 """
 
 from __future__ import annotations
@@ -11,22 +15,130 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import os
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+import msgspec
 import numpy as np
 
-from balms_det.data.annotation_json import AnnotationFileError
-from balms_det.data.masks import segmentation_to_rle
-from balms_det.evaluation.truth_file import (
-    TruthAnnotation,
-    TruthCategory,
-    TruthFile,
-    TruthImage,
-    WrittenMask,
-    read_truth_file,
+from balms_det.annotations.masks import (
+    MAX_COORDINATE,
+    check_polygons,
+    runs_fit,
+    segmentation_to_rle,
 )
-from balms_det.evaluation.truth_masks import checked_masks, refuse
+from balms_det.annotations.read import (
+    AnnotationFileError,
+    Id,
+    Side,
+    check_unique,
+    read_annotation_json,
+    sorted_by_id,
+)
+
+
+class TruthImage(msgspec.Struct, gc=False):
+    id: Id | str
+    height: Side
+    width: Side
+    neg_category_ids: list[Id] | None = None
+    not_exhaustive_category_ids: list[Id] | None = None
+
+
+class TruthCategory(msgspec.Struct, gc=False):
+    id: Id
+    name: str
+    frequency: str | None = None
+
+
+class TruthAnnotation(msgspec.Struct, gc=False):
+    image_id: Id | str
+    category_id: Id
+    bbox: tuple[float, float, float, float]
+    area: float
+    id: Id | str | None = None
+    iscrowd: int | bool | None = 0
+    ignore: int | bool | None = 0
+
+
+class WrittenMask:
+    """A segmentation as it is written, its polygons in arrays: a quarter of a list's memory.
+
+    Attributes:
+        segmentation: polygons, ``array``s of x and y by turns, which hotcoco takes as they are, or
+            an RLE.
+    """
+
+    __slots__ = ("segmentation",)
+
+    def __init__(self, segmentation: Any) -> None:
+        if isinstance(segmentation, list):
+            segmentation = [array("d", polygon) for polygon in segmentation]
+        self.segmentation = segmentation
+
+
+class MaskedAnnotation(TruthAnnotation, gc=False):
+    segmentation: WrittenMask | None = None
+
+
+_A = TypeVar("_A", bound=TruthAnnotation)
+
+
+class TruthFile(msgspec.Struct, Generic[_A]):
+    images: list[TruthImage]
+    categories: list[TruthCategory]
+    annotations: list[_A]
+
+
+def read_truth_file(source: Any, masks: bool) -> tuple[str, TruthFile]:
+    """What to call a dataset in an error, and its content: images and categories in ascending
+    order of their ids, and no id twice.
+
+    Args:
+        source: path of a json, its loaded dict, or a ``lvis.LVIS``.
+        masks: read the segmentations too.
+
+    Raises:
+        FileNotFoundError: no such file.
+        AnnotationFileError: what is missing or wrong.
+        TypeError: ``source`` is nothing of these.
+    """
+    content_type = TruthFile[MaskedAnnotation if masks else TruthAnnotation]
+    if isinstance(source, (str, os.PathLike)):
+        name = str(source)
+        content = read_annotation_json(name, content_type, _decode_mask)
+    else:
+        name = "ground truth"
+        content = _convert(getattr(source, "dataset", source), content_type)
+    for what in ("images", "categories"):
+        setattr(content, what, sorted_by_id(name, what, getattr(content, what)))
+    ids = [annotation.id for annotation in content.annotations if annotation.id is not None]
+    check_unique(name, "annotations", ids)
+    return name, content
+
+
+def _decode_mask(_: type, segmentation: Any) -> WrittenMask:
+    try:
+        return WrittenMask(segmentation)
+    except OverflowError as error:  # json has whole numbers without end
+        raise ValueError(str(error)) from error
+
+
+def _convert(loaded: Any, content_type: type) -> TruthFile:
+    if not isinstance(loaded, Mapping):
+        raise TypeError(
+            "ground truth must be a path, a loaded annotation file (dict) or a lvis.LVIS, "
+            f"not {type(loaded).__name__}."
+        )
+    try:
+        return msgspec.convert(loaded, content_type, dec_hook=_decode_mask)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise AnnotationFileError(
+            f"ground truth is not in LVIS or COCO format: {error} ($ is the whole dict)."
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,3 +296,82 @@ def _ranks(name: str, annotations: list[TruthAnnotation], what: str, ids: list) 
 def _known(category_ids: list[int] | None, rank: dict[int, int]) -> list[int]:
     """Ranks of the listed categories; an id that no category has changes nothing."""
     return [rank[category_id] for category_id in category_ids or () if category_id in rank]
+
+
+# Masks whose polygons are looked at together.
+_CHUNK = 4096
+
+
+def refuse(name: str, annotations: list[TruthAnnotation], bad: np.ndarray, what: str) -> None:
+    """Raise AnnotationFileError, which names the first annotation that is ``bad``, (M,) bool."""
+    if bad.any():
+        wrong = annotations[int(bad.argmax())]
+        raise AnnotationFileError(f"{name}: annotation {wrong.id!r} has {what}.")
+
+
+def checked_masks(
+    name: str, annotations: list, image: np.ndarray, sizes: list
+) -> list[WrittenMask]:
+    """The masks of M annotations.
+
+    Args:
+        name: what to call the dataset in an error.
+        annotations: M of them, with ``segmentation``.
+        image: (M,) rank of each one's image.
+        sizes: (height, width) of the images.
+
+    Raises:
+        AnnotationFileError: a segmentation is missing, or cannot be drawn.
+    """
+    masks = []
+    for start in range(0, len(annotations), _CHUNK):
+        part = annotations[start : start + _CHUNK]
+        masks += _sound_polygons(part) or _one_by_one(name, part, image[start:], sizes)
+    rles = [m for m, mask in enumerate(masks) if isinstance(mask.segmentation, dict)]
+    broken = np.zeros(len(masks), bool)
+    broken[rles] = ~runs_fit([masks[m].segmentation for m in rles])
+    refuse(name, annotations, broken, "a broken segmentation: its runs do not add up to its size")
+    return masks
+
+
+def _sound_polygons(annotations: list) -> list[WrittenMask] | None:
+    """The masks of annotations that all have polygons without a fault, looked at together."""
+    masks = [annotation.segmentation for annotation in annotations]
+    if None in masks:
+        return None
+    drawn = [mask.segmentation for mask in masks]
+    if not all(isinstance(polygons, list) and polygons for polygons in drawn):
+        return None
+    outlines = list(itertools.chain.from_iterable(drawn))
+    lengths = np.fromiter(map(len, outlines), np.int64, len(outlines))
+    fit = (lengths > 4) & (lengths % 2 == 0)
+    if not fit.all() or not (np.abs(np.frombuffer(b"".join(outlines))) <= MAX_COORDINATE).all():
+        return None
+    return masks
+
+
+def _one_by_one(name: str, annotations: list, image: np.ndarray, sizes: list) -> list[WrittenMask]:
+    masks = []
+    for annotation, rank in zip(annotations, image.tolist()):
+        if annotation.segmentation is None:
+            raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
+        try:
+            masks.append(_checked(annotation.segmentation, *sizes[rank]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise AnnotationFileError(
+                f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
+            ) from error
+    return masks
+
+
+def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
+    polygons = mask.segmentation
+    if isinstance(polygons, list):
+        lengths = list(map(len, polygons))
+        if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
+            raise ValueError(f"it has polygons of {lengths} numbers.")
+        if min(lengths) > 4:
+            check_polygons([polygon.tolist() for polygon in polygons])
+            return mask
+        # Two points are pycocotools' to draw or refuse, as in the official package.
+    return WrittenMask(segmentation_to_rle(polygons, height, width))

@@ -13,12 +13,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from balms_det.evaluation.lvis_eval import evaluate_lvis
-from balms_det.evaluation.lvis_result import LVISResult
-from balms_det.evaluation.result_chunks import result_chunks
-from balms_det.evaluation.table import spread
-from balms_det.files import write_atomically
-from balms_det.trust import markdown_cell
+from balms_det.evaluation.lvis import evaluate_lvis
+from balms_det.evaluation.metrics import LVISResult
+from balms_det.evaluation.results.chunks import result_chunks
+from balms_det.utils.files import write_atomically
+from balms_det.utils.trust import markdown_cell
 
 _TABLE_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
@@ -122,3 +121,14 @@ def _per_class(results: Sequence[LVISResult]) -> str:
         fixed = [getattr(runs[0], name) for name in names]
         writer.writerow([*fixed, f"{detections:g}", ap["mean"], ap["std"], *others])
     return text.getvalue()
+
+
+def spread(values: Sequence[float | None], digits: int = 1) -> str:
+    """The mean of the values that are not None and, of several, ``± standard deviation``."""
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return "-"
+    mean = f"{statistics.fmean(numbers):.{digits}f}"
+    if len(numbers) < 2:
+        return mean
+    return f"{mean} ± {statistics.stdev(numbers):.{digits}f}"

@@ -16,13 +16,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from balms_det.evaluation.known_ids import KnownIds
-from balms_det.evaluation.lvis_eval import detection_limits
-from balms_det.evaluation.result_chunks import ResultsError, results_name
-from balms_det.evaluation.result_columns import Columns, Problem
-from balms_det.evaluation.results_file import CheckedResults, apply_limits, find_problems, refuse
+from balms_det.evaluation.lvis import detection_limits
+from balms_det.evaluation.results.chunks import ResultsError, results_name
+from balms_det.evaluation.results.columns import Columns, KnownIds
+from balms_det.evaluation.results.faults import Problem
+from balms_det.evaluation.results.read import CheckedResults, apply_limits, find_problems, refuse
 from balms_det.evaluation.runs import evaluable_types
-from balms_det.files import atomic_path
+from balms_det.utils.files import atomic_path
 
 _KEYS = {"bbox": "bbox", "segm": "segmentation"}
 _CHUNK = 1 << 14

@@ -1,59 +1,50 @@
 """Box-classification losses, usable without the rest of the package."""
 
-from balms_det.losses.adaptive_suppression import ACSLLoss
+from balms_det.losses.acsl import ACSLLoss
+from balms_det.losses.bags import BAGSLoss
 from balms_det.losses.balanced_softmax import (
     BalancedSigmoidLoss,
     BalancedSoftmaxLoss,
     balanced_sigmoid_offsets,
     balanced_softmax_offsets,
 )
-from balms_det.losses.base import (
-    BOX_LOSS_REGISTRY,
-    BoxLoss,
-    full_precision,
-)
-from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
-from balms_det.losses.build import build_box_loss
 from balms_det.losses.circle import CircleLoss
 from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
-from balms_det.losses.class_priors import (
-    class_counts,
-    count_bins,
-    frequency_groups,
-    image_frequency,
-)
-from balms_det.losses.cosine_classifier import CosineClassifier
-from balms_det.losses.cosine_softmax import NormalizedSoftmaxLoss
-from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
-from balms_det.losses.droploss import DropLoss, drop_factors
-from balms_det.losses.effective_class_margin import ECMLoss
-from balms_det.losses.elastic_face import ElasticFaceLoss
-from balms_det.losses.equalization import EQLLoss, equalization_factors
-from balms_det.losses.equalization_v2 import EQLv2Loss
-from balms_det.losses.federated import FederatedLoss
-from balms_det.losses.focal import FocalLoss
-from balms_det.losses.foreground_balance import FCBLLoss
-from balms_det.losses.functional import shifted_cross_entropy
-from balms_det.losses.group_softmax import BAGSLoss
-from balms_det.losses.gumbel import GumbelLoss
-from balms_det.losses.gumbel_equalization import GumbelDropLoss, GumbelEQLLoss
-from balms_det.losses.keywords import keyword_arguments
-from balms_det.losses.ldam import LDAMLoss
-from balms_det.losses.logit_adjustment import LogitAdjustedLoss
-from balms_det.losses.mean_score import LOCELoss
-from balms_det.losses.objectness import (
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss, full_precision
+from balms_det.losses.core.binary_terms import binary_cross_entropy_per_roi
+from balms_det.losses.core.context import ROI_FIELDS, ContextLoss
+from balms_det.losses.core.cosine import CosineClassifier
+from balms_det.losses.core.families import (
     BackgroundSigmoidFamily,
+    BinaryFamily,
+    SigmoidFamily,
+    SigmoidLoss,
     SigmoidObjectnessFamily,
+    SoftmaxFamily,
+    SoftmaxLoss,
     SoftmaxObjectnessFamily,
 )
-from balms_det.losses.pairwise_class_balance import PairwiseBalance, PCBLoss, PCBSeesawLoss
-from balms_det.losses.pairwise_class_balance_v2 import PCBEQLv2Loss
+from balms_det.losses.core.functional import shifted_cross_entropy
+from balms_det.losses.core.priors import class_counts, count_bins, frequency_groups, image_frequency
+from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
+from balms_det.losses.droploss import DropLoss, drop_factors
+from balms_det.losses.ecm import ECMLoss
+from balms_det.losses.elastic_face import ElasticFaceLoss
+from balms_det.losses.eql import EQLLoss, equalization_factors
+from balms_det.losses.eqlv2 import EQLv2Loss
+from balms_det.losses.fcbl import FCBLLoss
+from balms_det.losses.federated import FederatedLoss
+from balms_det.losses.focal import FocalLoss
+from balms_det.losses.gumbel import GumbelDropLoss, GumbelEQLLoss, GumbelLoss
+from balms_det.losses.ldam import LDAMLoss
+from balms_det.losses.loce import LOCELoss
+from balms_det.losses.logit_adjusted import LogitAdjustedLoss
+from balms_det.losses.normalized_softmax import NormalizedSoftmaxLoss
+from balms_det.losses.pcb import PairwiseBalance, PCBEQLv2Loss, PCBLoss, PCBSeesawLoss
 from balms_det.losses.recall import RecallLoss
-from balms_det.losses.roi_context import ROI_FIELDS, ContextLoss
 from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
-from balms_det.losses.sigmoid import BinaryFamily, SigmoidFamily, SigmoidLoss
-from balms_det.losses.softmax import SoftmaxFamily, SoftmaxLoss
 from balms_det.losses.z_loss import ZLoss
+from balms_det.utils.registry import keyword_arguments
 
 __all__ = [
     "BOX_LOSS_REGISTRY",

@@ -1,7 +1,7 @@
 """Balanced Softmax (Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition",
 NeurIPS 2020), in its softmax and in its sigmoid form.
 
-Symbols: see :mod:`balms_det.losses.base`, and
+Symbols: see :mod:`balms_det.losses.core.base`, and
     n_c     training count of class c: its images or its instances
     f_c     share of the training set that holds class c
     tau     strength of the adjustment; 1 is the paper, 0 the plain loss
@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
-from balms_det.losses.class_priors import MIN_COUNT, class_counts
-from balms_det.losses.functional import shifted_cross_entropy
-from balms_det.losses.sigmoid import SigmoidFamily
-from balms_det.losses.softmax import SoftmaxFamily
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.binary_terms import binary_cross_entropy_per_roi
+from balms_det.losses.core.families import SigmoidFamily, SoftmaxFamily
+from balms_det.losses.core.functional import shifted_cross_entropy
+from balms_det.losses.core.priors import MIN_COUNT, class_counts
 
 
 def balanced_softmax_offsets(count: Tensor, tau: float = 1.0) -> Tensor:

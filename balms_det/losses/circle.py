@@ -1,7 +1,7 @@
 """Circle loss (Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization",
 CVPR 2020), its class-level form.
 
-Symbols: see :mod:`balms_det.losses.cosine_softmax`, and
+Symbols: see :mod:`balms_det.losses.normalized_softmax`, and
     m      relaxation: s_y is to exceed 1 - m and all others are to stay below m
     gamma  scale
 """
@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.cosine_softmax import CosineSoftmaxFamily
-from balms_det.losses.functional import transformed_cross_entropy
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.functional import transformed_cross_entropy
+from balms_det.losses.normalized_softmax import CosineSoftmaxFamily
 
 
 @BOX_LOSS_REGISTRY.register()

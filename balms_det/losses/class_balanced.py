@@ -1,7 +1,7 @@
 """Class-balanced loss (Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR
 2019): any loss, weighted by the label's effective number of samples.
 
-Symbols: see :mod:`balms_det.losses.base`, and
+Symbols: see :mod:`balms_det.losses.core.base`, and
     n_c    training count of class c
     beta   share of an example that the next one of its class repeats; 0 gives equal weights, and
            towards 1 they become ``1 / n_c``
@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY, BoxLoss
-from balms_det.losses.build import build_box_loss
-from balms_det.losses.class_priors import class_counts
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss
+from balms_det.losses.core.priors import class_counts
 
 
 def effective_number_weights(count: Tensor, beta: float) -> Tensor:

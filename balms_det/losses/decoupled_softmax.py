@@ -4,7 +4,7 @@ Classification", ICLR 2024): decoupled softmax and soft top-k loss.
 LVIS draws boxes of different classes on one object (a toy that is a car). Plain softmax pushes
 down all but the one that the RoI was matched to.
 
-Symbols: see :mod:`balms_det.losses.roi_context`, and
+Symbols: see :mod:`balms_det.losses.core.context`, and
     P       labels of a RoI: the class that it was matched to and all others of the same object;
             {background} on background RoIs
     t       shift of a RoI's logits for which ``sum_c sigmoid(z_c + t) = k``
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from balms_det.losses import functional
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.functional import with_gradient
-from balms_det.losses.roi_context import ContextLoss
-from balms_det.losses.softmax import SoftmaxFamily
+from balms_det.losses.core import functional
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.context import ContextLoss
+from balms_det.losses.core.families import SoftmaxFamily
+from balms_det.losses.core.functional import with_gradient
 
 # Steps to the shift of soft top-k; each at least halves its bracket where Newton's would leave it.
 SHIFT_STEPS = 20

@@ -1,7 +1,7 @@
 """DropLoss (Hsieh et al., "DropLoss for Long-Tail Instance Segmentation", AAAI 2021): Equalization
 loss that also drops background's push on rare classes, as often as the batch has need of it.
 
-Symbols: see :mod:`balms_det.losses.equalization`, and
+Symbols: see :mod:`balms_det.losses.eql`, and
     rho   share of rare classes among the labels of the batch's foreground RoIs
     u     uniform draws, one for every RoI and class
 """
@@ -9,10 +9,10 @@ Symbols: see :mod:`balms_det.losses.equalization`, and
 import torch
 from torch import Tensor
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.binary_terms import OfRows
-from balms_det.losses.equalization import EQLLoss
-from balms_det.losses.sampling import coarse_uniform
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.binary_terms import OfRows
+from balms_det.losses.core.functional import coarse_uniform
+from balms_det.losses.eql import EQLLoss
 
 
 def drop_factors(gt_classes: Tensor, rare: Tensor, draws: Tensor) -> OfRows:

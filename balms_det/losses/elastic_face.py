@@ -1,7 +1,7 @@
 """ElasticFace (Boutros et al., "ElasticFace: Elastic Margin Loss for Deep Face Recognition", CVPR
 Workshops 2022): angular margins drawn anew for every RoI.
 
-Symbols: see :mod:`balms_det.losses.cosine_softmax`, and
+Symbols: see :mod:`balms_det.losses.normalized_softmax`, and
     theta_y  angle of a RoI's feature and the weight of its label
     margin   a draw from N(m, sigma^2)
 """
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.cosine_softmax import CosineSoftmaxFamily
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.normalized_softmax import CosineSoftmaxFamily
 
 MARGINS = {"arc": 0.5, "cos": 0.35}  # m of the paper (section 4.1)
 

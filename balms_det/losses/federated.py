@@ -1,8 +1,8 @@
 """Federated loss (Zhou et al., "Probabilistic two-stage detection", arXiv 2103.07461, section 5.4):
 in each batch only some of the absent classes are pushed down.
 
-Symbols: see :mod:`balms_det.losses.base`; here L = K + 1, as in Detectron2's own federated loss,
-whose last output, background, is not trained.
+Symbols: see :mod:`balms_det.losses.core.base`; here L = K + 1, as in Detectron2's own federated
+loss, whose last output, background, is not trained.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.binary_terms import binary_cross_entropy_per_roi
-from balms_det.losses.class_priors import class_counts
-from balms_det.losses.objectness import BackgroundSigmoidFamily
-from balms_det.losses.sampling import lowest_keys
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.binary_terms import binary_cross_entropy_per_roi
+from balms_det.losses.core.families import BackgroundSigmoidFamily
+from balms_det.losses.core.functional import lowest_keys
+from balms_det.losses.core.priors import class_counts
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -31,7 +31,7 @@ class FederatedLoss(BackgroundSigmoidFamily):
         num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`.
         fed_loss_num_classes: how many classes the loss has at least.
         freq_weight_power: exponent of the counts.
-        prior_prob: see :class:`balms_det.losses.sigmoid.BinaryFamily`; 0.01 in Detectron2.
+        prior_prob: see :class:`balms_det.losses.core.families.BinaryFamily`; 0.01 in Detectron2.
 
     Raises:
         ValueError: ``prior_prob`` outside (0, 1), or ``fed_loss_num_classes`` below 1.

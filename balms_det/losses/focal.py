@@ -1,6 +1,6 @@
 """Focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017).
 
-Symbols: see :mod:`balms_det.losses.base`; here L = K, and
+Symbols: see :mod:`balms_det.losses.core.base`; here L = K, and
     p_t     score of the right answer of an output: ``sigmoid(z)`` for the label, else one minus it
     gamma   how fast the loss of what is already right falls off
     alpha   weight of labels; negatives weigh ``1 - alpha``
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.binary_terms import binary_terms_per_roi, symmetric_term
-from balms_det.losses.functional import softplus_values
-from balms_det.losses.sigmoid import SigmoidFamily
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.binary_terms import binary_terms_per_roi, symmetric_term
+from balms_det.losses.core.families import SigmoidFamily
+from balms_det.losses.core.functional import softplus_values
 
 
 @BOX_LOSS_REGISTRY.register()
@@ -28,7 +28,7 @@ class FocalLoss(SigmoidFamily):
         num_classes, class_stats: see :class:`balms_det.losses.BoxLoss`; no counts are needed.
         gamma: 0 leaves weighted cross-entropy.
         alpha: weight of labels in [0, 1]; None weighs labels and negatives alike, by 1.
-        prior_prob: see :class:`balms_det.losses.sigmoid.BinaryFamily`; 0.01 in the paper.
+        prior_prob: see :class:`balms_det.losses.core.families.BinaryFamily`; 0.01 in the paper.
 
     Raises:
         ValueError: ``alpha`` outside [0, 1], ``gamma`` negative or ``prior_prob`` outside (0, 1).

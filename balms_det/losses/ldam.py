@@ -1,7 +1,7 @@
 """LDAM (Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
 NeurIPS 2019), with deferred re-weighting (DRW).
 
-Symbols: see :mod:`balms_det.losses.base`; here L = K + 1, and
+Symbols: see :mod:`balms_det.losses.core.base`; here L = K + 1, and
     n_c     training count of class c, at least 1
     m_c     margin of class c, in units of the cosine: in proportion to ``n_c ** (-1 / 4)``
     scale   factor of the cosine
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
 from balms_det.losses.class_balanced import effective_number_weights
-from balms_det.losses.class_priors import class_counts
-from balms_det.losses.cosine_classifier import CosineClassifier
-from balms_det.losses.softmax import SoftmaxFamily
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.cosine import CosineClassifier
+from balms_det.losses.core.families import SoftmaxFamily
+from balms_det.losses.core.priors import class_counts
 
 
 @BOX_LOSS_REGISTRY.register()

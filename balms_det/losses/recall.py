@@ -1,7 +1,7 @@
 """Recall loss (Tian et al., "Striking the Right Balance: Recall Loss for Semantic Segmentation",
 ICRA 2022): classes weigh as much as their labels are missed.
 
-Symbols: see :mod:`balms_det.losses.base`, and
+Symbols: see :mod:`balms_det.losses.core.base`, and
     recall_c   share of the RoIs with label c whose highest logit is c; background is a class too
 """
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.running_state import class_sums, moving_average_
-from balms_det.losses.softmax import SoftmaxFamily
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.families import SoftmaxFamily
+from balms_det.losses.core.state import class_sums, moving_average_
 
 
 @BOX_LOSS_REGISTRY.register()

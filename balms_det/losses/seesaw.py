@@ -1,6 +1,6 @@
 """Seesaw loss (Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021).
 
-Symbols: see :mod:`balms_det.losses.objectness` (L = K + 2, softmax), and
+Symbols: see :mod:`balms_det.losses.core.families` (L = K + 2, softmax), and
     N_c    RoIs of class c seen in training so far, the current batch included; at least 1
     p_c    softmax of a row over the K classes
     M_yc   mitigation, ``min(1, (N_c / N_y) ** p)``: rare classes are pushed down less
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY
-from balms_det.losses.cosine_classifier import CosineClassifier
-from balms_det.losses.functional import per_object, shifted_cross_entropy
-from balms_det.losses.objectness import SoftmaxObjectnessFamily, is_foreground
-from balms_det.losses.running_state import class_sums
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY
+from balms_det.losses.core.cosine import CosineClassifier
+from balms_det.losses.core.families import SoftmaxObjectnessFamily, is_foreground
+from balms_det.losses.core.functional import per_object, shifted_cross_entropy
+from balms_det.losses.core.state import class_sums
 
 
 def seesaw_offsets(

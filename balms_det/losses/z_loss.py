@@ -1,7 +1,7 @@
 """Z-loss (de Brebisson and Vincent, "The Z-loss: a Shift and Scale Invariant Classification Loss
 Belonging to the Spherical Family", 2016).
 
-Symbols: see :mod:`balms_det.losses.base`, and
+Symbols: see :mod:`balms_det.losses.core.base`, and
     u_c   ``(z_c - mean(z)) / std(z)`` over the K + 1 logits of a RoI; at most ``sqrt(K)``
     a, b  sharpness of the loss, and the u_c that is aimed at
 """
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from balms_det.losses.base import BOX_LOSS_REGISTRY, full_precision
-from balms_det.losses.softmax import SoftmaxFamily
+from balms_det.losses.core.base import BOX_LOSS_REGISTRY, full_precision
+from balms_det.losses.core.families import SoftmaxFamily
 
 MIN_VARIANCE = 1e-12  # logits that are all alike have scores alike, and a gradient
 

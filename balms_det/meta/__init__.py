@@ -5,13 +5,13 @@ one forward of each batch and no second-order autograd; see :mod:`balms_det.meta
 """
 
 from balms_det.meta.hypergradient import RoIBatch, Stage, hypergradient
-from balms_det.meta.learner import (
+from balms_det.meta.learners import (
     META_LEARNER_REGISTRY,
     MetaLearner,
+    MetaReweighter,
+    MetaSampler,
     build_meta_learner,
 )
-from balms_det.meta.reweighter import MetaReweighter
-from balms_det.meta.sampler import MetaSampler
 from balms_det.meta.step import MetaStep
 
 __all__ = [

@@ -15,6 +15,11 @@ The inner step is ``W' = W - c * (a / R) * sum_i omega_i * dl_i/dW + (terms with
 and ``J_i V``, the change of RoI i's logits when W moves along V, is ``V h_i`` for a linear
 classifier. Features, logits and G are at hand: no second forward of the training batch and no
 second-order autograd (the derivation holds because l_i depends on the logits of RoI i alone).
+
+Symbols: p a parameter, g its gradient, m the momentum buffer; the update is torch's:
+``d = g + weight_decay * p``, then ``m' = momentum * m + (1 - dampening) * d`` (the first time
+``m' = d``), and ``p' = p - lr * m'``, or with nesterov ``p' = p - lr * (d + momentum * m')``.
+
 """
 
 from __future__ import annotations
@@ -27,11 +32,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from balms_det.losses.base import BoxLoss, full_precision
-from balms_det.losses.roi_context import ContextLoss
-from balms_det.losses.running_state import num_ranks
-from balms_det.meta.ranks import mean_over_ranks
-from balms_det.meta.virtual_sgd import virtual_sgd_step
+from balms_det.losses.core.base import BoxLoss, full_precision
+from balms_det.losses.core.context import ContextLoss
+from balms_det.losses.core.state import mean_over_ranks, num_ranks
 
 
 @dataclass(frozen=True)
@@ -158,3 +161,43 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+def virtual_sgd_step(
+    optimizer: torch.optim.SGD, parameter: nn.Parameter, gradient: Tensor
+) -> tuple[Tensor, float]:
+    """Where the optimiser would take a parameter, and how that depends on the gradient.
+
+    Args:
+        optimizer: as it is before its real step; nothing in it changes.
+        parameter: one of its parameters.
+        gradient: of the loss by the parameter.
+
+    Returns:
+        The new value, without graph, and the factor c of ``dp'/dg = -c``.
+
+    Raises:
+        ValueError: the optimiser does not train the parameter.
+    """
+    group = _group_of(optimizer, parameter)
+    lr, momentum = float(group["lr"]), group["momentum"]
+    buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+    parameter = parameter.detach()
+    direction = gradient + group["weight_decay"] * parameter
+    if momentum == 0:
+        return parameter - lr * direction, lr
+    kept = 1.0 if buffer is None else 1 - group["dampening"]
+    moved = direction if buffer is None else momentum * buffer + kept * direction
+    if group["nesterov"]:
+        return parameter - lr * (direction + momentum * moved), lr * (1 + momentum * kept)
+    return parameter - lr * moved, lr * kept
+
+
+def _group_of(optimizer: torch.optim.SGD, parameter: nn.Parameter) -> dict:
+    for group in optimizer.param_groups:
+        if any(parameter is other for other in group["params"]):
+            return group
+    raise ValueError(
+        "the optimiser does not train the box classifier, so there is nothing that a meta learner "
+        'could act on: put "cls_score" in MODEL.DECOUPLED.TRAIN_ONLY or switch META.NAME off'
+    )

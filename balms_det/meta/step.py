@@ -1,6 +1,6 @@
 """One step of meta learning: look ahead, update the learner, say how the RoIs are weighted.
 
-Symbols: see :mod:`balms_det.meta.learner` and :mod:`balms_det.meta.hypergradient`.
+Symbols: see :mod:`balms_det.meta.learners` and :mod:`balms_det.meta.hypergradient`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from balms_det.losses.running_state import join_rows, num_ranks
+from balms_det.losses.core.state import join_rows, num_ranks
 from balms_det.meta.hypergradient import META_LOSSES, Stage, hypergradient
-from balms_det.meta.learner import MetaLearner
+from balms_det.meta.learners import MetaLearner
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The last layers of the box head, with a classification loss of balms_det's registry.
 
-Symbols: see :mod:`balms_det.losses.base`. Box regression, its loss and the accuracy logs are
+Symbols: see :mod:`balms_det.losses.core.base`. Box regression, its loss and the accuracy logs are
 Detectron2's, through ``super()``; only what touches the class logits is replaced.
 """
 
@@ -199,3 +199,18 @@ def reject_second_loss(use_sigmoid_ce: bool, use_fed_loss: bool) -> None:
             "CLS_LOSS.NAME. Switch it off and name SigmoidLoss there, or use Detectron2's "
             "StandardROIHeads for its own losses"
         )
+
+
+def box_predictors(model: nn.Module) -> list[BoxPredictor]:
+    """The box predictors of a detector, one, or in a cascade one a stage, in order.
+
+    Raises:
+        ValueError: it has none of balms_det.
+    """
+    found = [module for module in model.modules() if isinstance(module, BoxPredictor)]
+    if not found:
+        raise ValueError(
+            "a meta learner needs ROI heads of balms_det: set MODEL.ROI_HEADS.NAME to "
+            "LongTailROIHeads or LongTailCascadeROIHeads"
+        )
+    return found

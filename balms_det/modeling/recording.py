@@ -18,21 +18,6 @@ from balms_det.meta import RoIBatch
 from balms_det.modeling.box_predictor import BoxPredictor
 
 
-def box_predictors(model: nn.Module) -> list[BoxPredictor]:
-    """The box predictors of a detector, one, or in a cascade one a stage, in order.
-
-    Raises:
-        ValueError: it has none of balms_det.
-    """
-    found = [module for module in model.modules() if isinstance(module, BoxPredictor)]
-    if not found:
-        raise ValueError(
-            "a meta learner needs ROI heads of balms_det: set MODEL.ROI_HEADS.NAME to "
-            "LongTailROIHeads or LongTailCascadeROIHeads"
-        )
-    return found
-
-
 @dataclass
 class RoIRecorder:
     """Where the predictors put what they see in a forward pass; a cascade's share the list.

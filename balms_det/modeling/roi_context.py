@@ -1,6 +1,6 @@
 """What a :class:`balms_det.losses.ContextLoss` is told of the sampled RoIs, on its way there.
 
-Symbols: see :mod:`balms_det.losses.roi_context`. Detectron2's samplers hand on the class and the
+Symbols: see :mod:`balms_det.losses.core.context`. Detectron2's samplers hand on the class and the
 box of the object that each RoI was matched to; all else follows from these and the ground truth.
 """
 

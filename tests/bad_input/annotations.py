@@ -8,11 +8,11 @@ from typing import Any
 
 from detectron2.data import DatasetMapper
 
+from balms_det.annotations.images import image_errors_name
+from balms_det.annotations.instances import load_instances
 from balms_det.data.datasets import register_files
-from balms_det.data.image_errors import image_errors_name
-from balms_det.data.instances_json import load_instances
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.trust import UntrustedFileError
+from balms_det.utils.trust import UntrustedFileError
 from tests.bad_input.case import Case
 from tests.bad_input.datasets import annotation, bad, put, without
 from tests.bad_input.documents import coco, write, write_images

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from balms_det.engine import LongTailTrainer, load_cfg
-from balms_det.engine.trainer import load_trained_weights, load_weights
+from balms_det.engine.checkpoint import load_trained_weights, load_weights
 from balms_det.engine.weights_files import read_checkpoint, write_weights
-from balms_det.trust import UntrustedFileError
+from balms_det.utils.trust import UntrustedFileError
 from tests.bad_input.case import Case
 from tests.bad_input.documents import write
 

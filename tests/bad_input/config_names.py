@@ -8,9 +8,8 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from balms_det.data.build import build_train_loader
+from balms_det.data.build import build_meta_loader, build_train_loader
 from balms_det.data.class_stats import ClassStats, build_class_stats
-from balms_det.data.meta_set import build_meta_loader
 from balms_det.engine import load_cfg
 from balms_det.engine.meta_trainer import build_meta_step
 from balms_det.evaluation import build_evaluator

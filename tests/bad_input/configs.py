@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from balms_det.engine import load_cfg
-from balms_det.trust import UntrustedFileError
+from balms_det.utils.trust import UntrustedFileError
 from tests.bad_input.case import Case
 from tests.bad_input.documents import write
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from balms_det.data.annotation_file import summarize
-from balms_det.data.annotation_json import AnnotationFileError
+from balms_det.annotations.read import AnnotationFileError
+from balms_det.annotations.summary import summarize
 from balms_det.data.class_stats import ClassStats
 from tests.bad_input.case import Case
 from tests.bad_input.documents import coco, lvis, write

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from balms_det.data.masks import mask_to_rle
+from balms_det.annotations.masks import mask_to_rle
 
 HEIGHT, WIDTH = 10, 20
 NAMES = ("a.jpg", "b.jpg")

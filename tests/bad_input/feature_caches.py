@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from balms_det.engine.feature_cache import FeatureCache, FeatureCacheError
-from balms_det.engine.feature_cache.examples import Span
-from balms_det.engine.feature_cache.manifest import ClassCounts, Manifest, Settings, Source
-from balms_det.engine.feature_cache.shards import describe_shard, write_shard
+from balms_det.features import FeatureCache, FeatureCacheError
+from balms_det.features.manifest import ClassCounts, Manifest, Settings, Source
+from balms_det.features.shards import Span, describe_shard, write_shard
 from tests.bad_input.case import Case
 
 SHARD = "shard-00000.safetensors"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from balms_det.data.annotation_json import AnnotationFileError
+from balms_det.annotations.read import AnnotationFileError
 from balms_det.evaluation import compare_results, evaluate_lvis
-from balms_det.evaluation.result_chunks import ResultsError
-from balms_det.evaluation.results_file import check_results
+from balms_det.evaluation.results.chunks import ResultsError
+from balms_det.evaluation.results.read import check_results
 from balms_det.evaluation.submission import check_submission, write_submission
 from tests.bad_input.case import Case
 from tests.bad_input.documents import lvis, results, rle, write

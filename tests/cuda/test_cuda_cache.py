@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from balms_det.engine.calibrate import SearchOptions, calibrate
-from balms_det.engine.classifier import Choices, make_recipe, open_source, train_seeds
-from balms_det.engine.classifier.setup import build_trainee
-from balms_det.engine.classifier.sweep import plan_jobs, run_jobs
-from balms_det.engine.classifier.train import build_classifier_trainer
-from balms_det.engine.feature_cache import FeatureCache
+from balms_det.classifier import Choices, make_recipe, open_source, train_seeds
+from balms_det.classifier.recipe import build_trainee
+from balms_det.classifier.sweep import plan_jobs, run_jobs
+from balms_det.classifier.train import build_classifier_trainer
+from balms_det.features import FeatureCache
+from balms_det.workflows.calibrate import SearchOptions, calibrate
 from tests.cuda.gpu import count_waits, needs_cuda, no_waiting
 from tests.engine.classifier.conftest import SOFTMAX, evaluated_by_the_detector, make_detector
 

@@ -8,9 +8,9 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from balms_det.engine.loss_progress import scheduled_losses
+from balms_det.engine.hooks import scheduled_losses
 from balms_det.engine.non_finite import NonFiniteGuard, NonFiniteStepError
-from balms_det.engine.saved_batch import load_batch
+from balms_det.engine.step_watch import load_batch
 from tests.cuda.gpu import DEVICE, count_waits, needs_cuda
 from tests.engine import non_finite_fixtures as faults
 from tests.engine import test_meta_trainer as meta

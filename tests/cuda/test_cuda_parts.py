@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from balms_det.losses import ROI_FIELDS, build_box_loss
-from balms_det.losses.sampling import coarse_uniform, lowest_keys
+from balms_det.losses.core.functional import coarse_uniform, lowest_keys
 from balms_det.modeling.roi_context import describe_rois
 from tests.cuda.gpu import DEVICE, needs_cuda, no_waiting
 from tests.losses.loss_fixtures import STATS, K, fix_draws

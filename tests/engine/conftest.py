@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from balms_det.data.icons import generate_icons
 from balms_det.engine import load_cfg
+from balms_det.icons import generate_icons
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "quickstart"
 SPLITS = ("train", "val")

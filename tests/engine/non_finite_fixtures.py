@@ -7,10 +7,10 @@ import torch
 from detectron2.engine import HookBase, SimpleTrainer
 from detectron2.modeling import build_model
 
-from balms_det.engine.freeze import freeze_all_but
+from balms_det.engine.hooks import SeedEveryStep
 from balms_det.engine.meta_trainer import MetaStepTrainer, build_meta_step
 from balms_det.engine.non_finite import NonFiniteGuard
-from balms_det.engine.step_seed import SeedEveryStep
+from balms_det.engine.trainer import freeze_all_but
 
 NAMES = ["ant", "bee", "cat", "dog", "<b>elk</b>\n"]
 NAN, INF = float("nan"), float("inf")

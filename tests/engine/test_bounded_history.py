@@ -4,7 +4,7 @@ import pytest
 from detectron2.engine import TrainerBase
 from detectron2.utils.events import get_event_storage
 
-from balms_det.engine import bounded_history
+from balms_det.engine import hooks as bounded_history
 
 
 class Counting(TrainerBase):

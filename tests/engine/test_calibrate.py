@@ -13,12 +13,10 @@ from PIL import Image
 from torch import nn
 
 from balms_det.engine import LongTailTrainer, load_cfg, load_weights
-from balms_det.engine.calibrate import SearchOptions, calibrate
-from balms_det.engine.calibration_search import Trial, best_trial, choose_images
-from balms_det.engine.feature_cache import CacheOptions, cache_features
-from balms_det.modeling.calibration import (
-    CALIBRATION_REGISTRY,
-)
+from balms_det.features import CacheOptions, cache_features
+from balms_det.modeling.calibration import CALIBRATION_REGISTRY
+from balms_det.workflows.calibrate import SearchOptions, calibrate
+from balms_det.workflows.strength_search import Trial, best_trial, choose_images
 
 CONFIG = "stage1.yaml"
 
@@ -107,7 +105,7 @@ def test_a_cache_takes_the_place_of_the_detector(options, tmp_path, monkeypatch)
     cache_features(cfg, tmp_path / "cache", exact)
     tried = {"names": ["NorCal"], "strengths": [0.3, 0.6]}
     expected = _search(options, tmp_path / "run", **tried)
-    monkeypatch.setattr("balms_det.engine.calibrate.record_regions", None)
+    monkeypatch.setattr("balms_det.workflows.calibrate.record_regions", None)
     assert _search(options, tmp_path / "cached", cache=str(tmp_path / "cache"), **tried) == expected
     scans = [json.loads((tmp_path / o / "scan.json").read_text()) for o in ("run", "cached")]
     assert scans[0] == scans[1]
@@ -137,11 +135,15 @@ def test_written_config_evaluates_to_what_the_search_saw(
 @pytest.fixture
 def choose_last(monkeypatch):
     """Choose the last trial tried, whatever its AP: the files are to be looked at."""
-    monkeypatch.setattr("balms_det.engine.calibrate.best_trial", lambda trials, metric: trials[-1])
+    monkeypatch.setattr(
+        "balms_det.workflows.calibrate.best_trial", lambda trials, metric: trials[-1]
+    )
 
 
 def test_nothing_is_written_into_the_config_when_nothing_helps(options, tmp_path, monkeypatch):
-    monkeypatch.setattr("balms_det.engine.calibrate.best_trial", lambda trials, metric: trials[0])
+    monkeypatch.setattr(
+        "balms_det.workflows.calibrate.best_trial", lambda trials, metric: trials[0]
+    )
     chosen = _search(options, tmp_path, names=["NorCal"], strengths=[0.5])
     assert (chosen.name, chosen.strength) == ("none", 0)
     cfg = load_cfg(str(tmp_path / "calibrated.yaml"))

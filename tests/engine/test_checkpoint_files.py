@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from balms_det.engine.checkpoint_files import RunCheckpointer, fault_of
-from balms_det.engine.metrics_file import keep_metrics_before
+from balms_det.engine.checkpoint import RunCheckpointer, fault_of
+from balms_det.engine.hooks import keep_metrics_before
 
 NAMES = ["model_0000002", "model_0000005", "model_final"]
 

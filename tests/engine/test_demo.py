@@ -12,8 +12,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 
 from balms_det.engine import LongTailPredictor, LongTailTrainer
-from balms_det.engine.demo import draw_images, draw_video, image_files, training_metadata
-from balms_det.evaluation.overlay import frequency_metadata
+from balms_det.workflows.draw import frequency_metadata
+from balms_det.workflows.predict import draw_images, draw_video, image_files, training_metadata
 
 ROOT = Path(__file__).parents[2]
 METADATA = frequency_metadata(["ant", "bee"], ["r", "f"])

@@ -20,7 +20,7 @@ def run(*words):
     command = [sys.executable, *map(str, words)]
     # Detectron2's launcher takes as many GPUs as ranks where it sees one.
     hidden = {"CUDA_VISIBLE_DEVICES": ""}
-    environment = {**os.environ, **hidden, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **hidden, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from balms_det.engine.freeze import freeze_all_but
+from balms_det.engine.trainer import freeze_all_but
 
 
 def make_model():

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from balms_det.engine.git_state import GitError, git_state
+from balms_det.engine.run_record import GitError, git_state
 
 git_is_here = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git to compare")
 ENVIRONMENT = {

@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 
 from balms_det.engine import load_cfg, load_weights
-from balms_det.engine.imprint import exemplar_directions, grow, imprint, read_exemplars
+from balms_det.workflows.imprint import exemplar_directions, grow, imprint, read_exemplars
 
 K, SIZE = 6, 96
 

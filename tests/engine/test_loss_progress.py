@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from balms_det.engine import LongTailTrainer
-from balms_det.engine.loss_progress import LossProgress, scheduled_losses
+from balms_det.engine.hooks import LossProgress, scheduled_losses
 from balms_det.losses import build_box_loss
-from balms_det.losses.pairwise_class_balance import EPOCHS
+from balms_det.losses.pcb import EPOCHS
 
 STATS = SimpleNamespace(image_count=[3, 0], instance_count=[3, 0], num_images=9)
 

@@ -8,8 +8,8 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from balms_det.engine.freeze import freeze_all_but
 from balms_det.engine.meta_trainer import MetaStepTrainer, build_meta_step
+from balms_det.engine.trainer import freeze_all_but
 from tests.modeling.conftest import batch, tiny_cfg  # noqa: F401
 from tests.versions import needs_torch
 

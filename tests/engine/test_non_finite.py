@@ -7,9 +7,9 @@ import torch
 from detectron2.engine import HookBase
 from torch.overrides import TorchFunctionMode
 
+from balms_det.engine.hooks import SeedEveryStep
 from balms_det.engine.non_finite import NonFiniteGuard, NonFiniteStepError, build_non_finite_guard
-from balms_det.engine.saved_batch import load_batch
-from balms_det.engine.step_seed import SeedEveryStep
+from balms_det.engine.step_watch import load_batch
 from tests.engine.non_finite_fixtures import INF, NAMES, NAN, At, make_trainer, spoil, train
 from tests.modeling.conftest import batch, tiny_cfg  # noqa: F401
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
+from balms_det.engine.hooks import SeedEveryStep
 from balms_det.engine.non_finite import NonFiniteGuard, NonFiniteStepError
-from balms_det.engine.saved_batch import load_batch
-from balms_det.engine.step_seed import SeedEveryStep
+from balms_det.engine.step_watch import load_batch
 from tests.engine.non_finite_fixtures import (
     INF,
     NAN,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from balms_det.engine import quickstart, quickstart_steps
+from balms_det.workflows import quickstart
+from balms_det.workflows import quickstart as quickstart_steps
 from tests.evaluation.report_cases import make_case
 
 STEP = quickstart.Step("stage2_softmax", "Softmax", start="stage1")

@@ -19,7 +19,7 @@ from balms_det import add_balms_config
 from balms_det.data.datasets import register_files
 from balms_det.data.repeat_factors import CategoryIncidence
 from balms_det.data.samplers import SAMPLER_REGISTRY
-from balms_det.engine.checkpoint_files import RunCheckpointer
+from balms_det.engine.checkpoint import RunCheckpointer
 from balms_det.evaluation import LongTailEvaluator
 from tests.evaluation.test_evaluator import FIRST, SECOND, content, instances
 

@@ -14,8 +14,8 @@ import torch
 from detectron2.engine import HookBase
 from PIL import Image
 
-from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_cfg
+from balms_det.utils.randomness import seed_generators
 from tests.soak.folders import differences
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,7 +121,7 @@ def test_stop_and_resume(uneven, straight, tmp_path, workers):
 
 
 def run_python(*words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, *map(str, words)]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300

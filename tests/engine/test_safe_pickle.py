@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from balms_det.engine.safe_pickle import RefusedError, load_arrays
+from balms_det.engine.weights_files import RefusedError, load_arrays
 
 ARRAYS = {
     "float": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
-from balms_det.engine.saved_batch import load_batch, save_batch
+from balms_det.engine.step_watch import load_batch, save_batch
 
 
 def record():

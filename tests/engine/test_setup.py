@@ -8,8 +8,10 @@ from detectron2.config import get_cfg
 from detectron2.engine import default_setup, defaults
 
 from balms_det import add_balms_config
-from balms_det.engine import setup
-from balms_det.engine.setup import _files_written_whole, merge_opts
+from balms_det.engine import config
+from balms_det.engine import launch as setup
+from balms_det.engine.config import merge_opts
+from balms_det.engine.launch import _files_written_whole
 
 
 @pytest.fixture
@@ -44,14 +46,14 @@ def one_gpu(monkeypatch):
 def test_each_process_needs_a_gpu_of_its_own(cfg, one_gpu, monkeypatch, processes):
     monkeypatch.setattr(setup.comm, "get_local_size", lambda: processes)
     cfg.MODEL.DEVICE = "cpu"
-    setup._choose_device(cfg)
+    config._choose_device(cfg)
     cfg.MODEL.DEVICE = "cuda"
     if processes == 1:
-        setup._choose_device(cfg)
+        config._choose_device(cfg)
         assert cfg.MODEL.DEVICE == "cuda"
         return
     with pytest.raises(ValueError, match=r"2 processes .* with 1 GPU.* MODEL\.DEVICE to cpu"):
-        setup._choose_device(cfg)
+        config._choose_device(cfg)
 
 
 @pytest.mark.parametrize(

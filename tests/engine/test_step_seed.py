@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from balms_det.engine.step_seed import SeedEveryStep
+from balms_det.engine.hooks import SeedEveryStep
 
 
 def drawn(seed, iteration):

@@ -12,14 +12,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import hooks
 from torch import nn
 
-from balms_det.engine import (
-    LongTailCheckpointer,
-    LongTailPredictor,
-    LongTailTrainer,
-    load_weights,
-)
+from balms_det.engine import LongTailCheckpointer, LongTailPredictor, LongTailTrainer, load_weights
 from balms_det.engine.weights_files import read_checkpoint
-from balms_det.trust import UntrustedFileError
+from balms_det.utils.trust import UntrustedFileError
 
 ROOT = Path(__file__).parents[2]
 

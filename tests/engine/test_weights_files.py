@@ -14,7 +14,7 @@ from torch import nn
 
 from balms_det.engine import LongTailCheckpointer
 from balms_det.engine.weights_files import read_checkpoint, write_weights
-from balms_det.trust import UntrustedFileError
+from balms_det.utils.trust import UntrustedFileError
 from tests.versions import needs_torch
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,9 @@ import pytest
 from lvis_cases import Case
 from pycocotools import mask as mask_api
 
-from balms_det.data.masks import mask_to_rle, rle_to_mask
+from balms_det.annotations.masks import mask_to_rle, rle_to_mask
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.boundary import boundary_width, rle_boundary
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.backends.official import boundary_width, import_lvis, rle_boundary
 
 
 def reference(mask, dilation):

@@ -8,9 +8,9 @@ import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
+from balms_det.evaluation.backends.official import import_lvis
 from balms_det.evaluation.box_ap import METRICS, BoxTruth, box_ap, lvis_ground_truth
-from balms_det.evaluation.lvis_package import import_lvis
-from balms_det.evaluation.strength_curves import draw_strength_curves
+from balms_det.evaluation.tables import draw_strength_curves
 
 IDS = {10: 0, 20: 1, 30: 2}
 FREQUENCY = ["r", "c", "f"]

@@ -8,12 +8,11 @@ import pytest
 from lvis_cases import Case
 
 from balms_det.evaluation import compare_results, evaluate_lvis
-from balms_det.evaluation.bootstrap import draw_weights, weighted_ap
-from balms_det.evaluation.comparison_table import comparison_table, write_comparison
+from balms_det.evaluation.bootstrap import draw_weights, match_detections, weighted_ap
+from balms_det.evaluation.compare import comparison_table, write_comparison
 from balms_det.evaluation.detections import evaluated_detections
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.matches import match_detections
-from balms_det.evaluation.read_detections import read_detections
+from balms_det.evaluation.results.read import read_detections
 
 
 def matches_of(case, iou_type):

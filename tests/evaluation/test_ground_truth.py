@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from balms_det.data.annotation_json import AnnotationFileError
-from balms_det.data.masks import mask_to_rle
+from balms_det.annotations.masks import mask_to_rle
+from balms_det.annotations.read import AnnotationFileError
 from balms_det.evaluation import evaluate_lvis
 
 RESULT = {

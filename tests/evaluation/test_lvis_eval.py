@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from lvis_cases import Case
 
+from balms_det.annotations.masks import mask_to_rle
+from balms_det.annotations.read import AnnotationFileError
 from balms_det.data import ClassStats
-from balms_det.data.annotation_json import AnnotationFileError
-from balms_det.data.masks import mask_to_rle
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.backends.official import import_lvis
 
 BACKENDS = pytest.mark.parametrize("backend", ["hotcoco", "official"])
 
@@ -126,7 +126,7 @@ def limit_per_category(results, limit):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("limit", [4, 10_000])
 def test_fixed_ap(seed, limit, monkeypatch):
-    monkeypatch.setattr("balms_det.evaluation.lvis_eval.FIXED_PER_CATEGORY", limit)
+    monkeypatch.setattr("balms_det.evaluation.lvis.FIXED_PER_CATEGORY", limit)
     case = Case(seed)
     expected = evaluate_lvis(
         case.truth, limit_per_category(case.results, limit), "bbox", -1, backend="official"

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from lvis_cases import Case
 
-from balms_det.evaluation import evaluate_lvis, result_parts
-from balms_det.evaluation.backends import evaluate_results, rust, rust_stream
+from balms_det.evaluation import evaluate_lvis
+from balms_det.evaluation.backends import evaluate_results
+from balms_det.evaluation.backends import hotcoco as rust
+from balms_det.evaluation.backends import hotcoco as rust_stream
+from balms_det.evaluation.backends.official import import_lvis
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.results import read as result_parts
 
 FEW = 40
 SEEDS = [*range(FEW), *(pytest.param(n, marks=pytest.mark.slow) for n in range(FEW, 110))]

@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
 from balms_det.evaluation import build_evaluator
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.backends.official import import_lvis
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import cv2
 
-from balms_det.evaluation.method_plot import draw_methods
-from balms_det.evaluation.table import METRICS, Row
+from balms_det.evaluation.tables import METRICS, Row, draw_methods
 
 
 def test_every_method_has_a_line(tmp_path):

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from balms_det.data.annotation_json import AnnotationFileError
+from balms_det.annotations.read import AnnotationFileError
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.lvis_package import import_lvis
+from balms_det.evaluation.backends.official import import_lvis
 
 HIT = {"image_id": 3, "category_id": 5, "bbox": [2, 2, 8, 8], "score": 0.9}
 BACKENDS = pytest.mark.parametrize("backend", ["hotcoco", "official"])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from balms_det.evaluation.overlay import FrequencyVisualizer, draw_detections, frequency_metadata
+from balms_det.workflows.draw import FrequencyVisualizer, draw_detections, frequency_metadata
 
 GREY = np.full((80, 120, 3), 128, np.uint8)
 

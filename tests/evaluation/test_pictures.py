@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from balms_det.evaluation.pictures import CELL, COLOURS, HEADER, draw_comparison
+from balms_det.workflows.draw import CELL, COLOURS, HEADER, draw_comparison
 
 
 def test_masks_appear_where_they_belong_in_the_colour_of_their_group(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from balms_det.evaluation.report import write_report
+from balms_det.report import write_report
 from tests.evaluation.browser import WHY_NOT, Browser
 from tests.evaluation.report_cases import make_case
 

@@ -9,20 +9,20 @@ import pytest
 from PIL import Image
 
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.read_detections import read_detections
-from balms_det.evaluation.report.album import read_picture
-from balms_det.evaluation.report.crops import (
+from balms_det.evaluation.results.read import read_detections
+from balms_det.report.examples import in_turn, run_shelves, truth_shelves
+from balms_det.report.gallery import (
     GRID,
     PIXELS,
+    GalleryMaker,
     box_path,
     crop_region,
     encode_crop,
     grid_size,
     mask_path,
+    read_picture,
 )
-from balms_det.evaluation.report.examples import in_turn, run_shelves, truth_shelves
-from balms_det.evaluation.report.gallery import GalleryMaker
-from balms_det.evaluation.report.matching import match
+from balms_det.report.matching import match
 from tests.evaluation.report_cases import SIDE, make_case, rectangle
 
 

@@ -7,9 +7,8 @@ import pytest
 
 from balms_det.evaluation.detections import Detections
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.read_detections import read_detections
-from balms_det.evaluation.report.confusion import KEPT, confusion_cells
-from balms_det.evaluation.report.matching import match
+from balms_det.evaluation.results.read import read_detections
+from balms_det.report.matching import KEPT, confusion_cells, match
 
 CAT, OWL, BEE, ANT = 10, 20, 30, 40  # ids; their ranks are 0 to 3
 LEFT, RIGHT, NOWHERE = [0, 0, 10, 10], [20, 0, 10, 10], [0, 40, 10, 10]

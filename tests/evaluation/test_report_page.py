@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from balms_det.evaluation import evaluate_lvis
-from balms_det.evaluation.report import write_report
-from balms_det.evaluation.report.page import LIBRARY, _asset, script_json
+from balms_det.report import write_report
+from balms_det.report.page import LIBRARY, _asset, script_json
 from tests.evaluation.report_cases import make_case
 
 HOSTILE = [
@@ -135,7 +135,7 @@ def test_it_runs_its_own_scripts_only_and_loads_nothing(case, tmp_path):
 
 
 def test_the_script_makes_no_html_from_strings():
-    from balms_det.evaluation.report.page import SCRIPTS
+    from balms_det.report.page import SCRIPTS
 
     for name in SCRIPTS:
         for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from lvis_cases import Case
 
-from balms_det.data.masks import mask_to_rle
-from balms_det.evaluation import evaluate_lvis, result_parts
+from balms_det.annotations.masks import mask_to_rle
+from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.backends import evaluate_results
 from balms_det.evaluation.detections import BrokenMaskError, Detections, evaluated_detections
 from balms_det.evaluation.ground_truth import read_ground_truth
-from balms_det.evaluation.read_detections import read_detections
-from balms_det.evaluation.result_parts import ReadWhole
-from balms_det.evaluation.results_file import ResultsError
+from balms_det.evaluation.results import read as result_parts
+from balms_det.evaluation.results.read import ReadWhole, ResultsError, read_detections
 
 RLE = mask_to_rle(np.eye(20, dtype=bool))
 BROKEN = {"size": [20, 20], "counts": "e05?0000000g9"}
@@ -159,7 +158,6 @@ def test_sound_results_are_read_once(truth, monkeypatch):
         return look(entries, *arguments)
 
     monkeypatch.setattr(result_parts, "sound_columns", counted)
-    monkeypatch.setattr("balms_det.evaluation.result_reader.sound_columns", counted)
     evaluate_lvis(truth, [result()] * 7)
     assert sum(looked_at) == 7
 

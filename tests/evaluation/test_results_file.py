@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from balms_det.data.masks import mask_to_rle
-from balms_det.evaluation import result_chunks
-from balms_det.evaluation.known_ids import KnownIds
-from balms_det.evaluation.results_file import (
+from balms_det.annotations.masks import mask_to_rle
+from balms_det.evaluation.results import chunks as result_chunks
+from balms_det.evaluation.results.columns import KnownIds
+from balms_det.evaluation.results.read import (
     ResultsError,
     apply_limits,
     check_results,

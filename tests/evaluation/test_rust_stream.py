@@ -5,8 +5,11 @@ import threading
 import pytest
 from lvis_cases import Case
 
-from balms_det.evaluation import evaluate_lvis, result_parts
-from balms_det.evaluation.backends import rust, rust_input, rust_stream
+from balms_det.evaluation import evaluate_lvis
+from balms_det.evaluation.backends import hotcoco as rust
+from balms_det.evaluation.backends import hotcoco as rust_input
+from balms_det.evaluation.backends import hotcoco as rust_stream
+from balms_det.evaluation.results import read as result_parts
 
 BATCH = 100
 IMAGES = 3000  # enough that all of them are never done before the main thread has its turn

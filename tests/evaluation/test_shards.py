@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from balms_det.evaluation.shards import PredictionShards
+from balms_det.evaluation.evaluator import PredictionShards
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from balms_det.data.masks import mask_to_rle
-from balms_det.evaluation.results_file import ResultsError
+from balms_det.annotations.masks import mask_to_rle
+from balms_det.evaluation.results.read import ResultsError
 from balms_det.evaluation.submission import check_submission, write_submission
 
 DATASET = {

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from balms_det.engine.results import write_results
-from balms_det.evaluation.table import format_table, read_row
+from balms_det.engine.run_record import write_results
+from balms_det.evaluation.tables import format_table, read_row
 
 
 def make_run(folder, ap, apr):

@@ -91,7 +91,7 @@ def test_instance_counts_are_used():
 @pytest.mark.parametrize("rows", [1, 3, 8, 9])
 def test_shifted_cross_entropy_in_blocks(monkeypatch, rows):
     """Any number of blocks gives cross-entropy of the shifted logits, and its gradient."""
-    monkeypatch.setattr("balms_det.losses.functional.CPU_ELEMENTS", 4 * K)
+    monkeypatch.setattr("balms_det.losses.core.functional.CPU_ELEMENTS", 4 * K)
     torch.manual_seed(0)
     logits = torch.randn(K, rows, dtype=torch.float64).t().requires_grad_()  # not contiguous
     offsets, labels = torch.randn(K, dtype=torch.float64), torch.randint(0, K, (rows,))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from balms_det.losses import class_counts, count_bins, frequency_groups, image_frequency
-from balms_det.losses.class_priors import COMMON, FREQUENT, RARE
+from balms_det.losses.core.priors import COMMON, FREQUENT, RARE
 
 STATS = SimpleNamespace(
     image_count=[0, 10, 11, 100, 101], instance_count=[0, 12, 9, 300, 200], num_images=202

@@ -4,12 +4,8 @@ import pytest
 import torch
 
 from balms_det.losses import build_box_loss
-from balms_det.losses.feature_memory import (
-    FeatureMemory,
-    draw_classes,
-    rank_in_class,
-    sizes_of_groups,
-)
+from balms_det.losses.core.feature_memory import FeatureMemory, draw_classes, sizes_of_groups
+from balms_det.losses.core.functional import rank_in_class
 
 K, D = 3, 2
 

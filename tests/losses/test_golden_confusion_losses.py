@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from balms_det.losses import build_box_loss
-from balms_det.losses.feature_memory import draw_classes
+from balms_det.losses.core.feature_memory import draw_classes
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
 
 
 def _read(name):

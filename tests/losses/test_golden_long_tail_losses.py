@@ -13,7 +13,7 @@ import torch
 
 from balms_det.losses import build_box_loss
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
 NOT_ARGUMENTS = {"frequency", "num_bins", "count", "count_rule"}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from balms_det.losses import balanced_softmax_offsets, build_box_loss, shifted_cross_entropy
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
 SIGMOID_FILES = {
     "sigmoid_baseline": "SigmoidLoss",
     "balms_balanced_softmax_sigmoid": "BalancedSigmoidLoss",

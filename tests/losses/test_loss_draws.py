@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from balms_det.losses.sampling import coarse_uniform, lowest_keys
+from balms_det.losses.core.functional import coarse_uniform, lowest_keys
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

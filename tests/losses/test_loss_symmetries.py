@@ -105,7 +105,9 @@ def test_accelerators_take_another_way_to_the_same_loss(name, monkeypatch):
     """All rows at once, background RoIs too, and no look at a value."""
     results = []
     for on_cpu in (True, False):
-        monkeypatch.setattr("balms_det.losses.functional.on_cpu", lambda tensor, cpu=on_cpu: cpu)
+        monkeypatch.setattr(
+            "balms_det.losses.core.functional.on_cpu", lambda tensor, cpu=on_cpu: cpu
+        )
         loss = make_loss(name)
         if hasattr(loss, "set_progress"):
             loss.set_progress(1.0)

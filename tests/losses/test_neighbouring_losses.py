@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from balms_det.losses import CosineClassifier, build_box_loss
-from balms_det.losses.binary_terms import binary_terms_per_roi
+from balms_det.losses.core.binary_terms import binary_terms_per_roi
 from balms_det.losses.gumbel import GumbelActivation
 
 K = 3

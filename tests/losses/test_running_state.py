@@ -2,7 +2,7 @@
 
 import torch
 
-from balms_det.losses.running_state import class_sums, moving_average_, sum_over_ranks
+from balms_det.losses.core.state import class_sums, moving_average_, sum_over_ranks
 
 
 def test_class_sums_count_and_add_by_label():

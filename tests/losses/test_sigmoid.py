@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from balms_det.losses import binary_cross_entropy_per_roi, build_box_loss
-from balms_det.losses.functional import softplus_values
+from balms_det.losses.core.functional import softplus_values
 
 K = 5
 
@@ -43,7 +43,7 @@ def test_confident_and_right_costs_what_is_left():
 @pytest.mark.parametrize("shape", ["none", "outputs", "function"])
 def test_factors_shifts_and_blocks(monkeypatch, rows, shape):
     """Any number of blocks gives the weighted sum of the terms, and its gradient."""
-    monkeypatch.setattr("balms_det.losses.functional.CPU_ELEMENTS", 4 * K)
+    monkeypatch.setattr("balms_det.losses.core.functional.CPU_ELEMENTS", 4 * K)
     torch.manual_seed(0)
     logits = torch.randn(K, rows, dtype=torch.float64).t().requires_grad_()  # not contiguous
     labels = torch.randint(0, K + 1, (rows,))

@@ -9,8 +9,7 @@ from torch import nn
 
 from balms_det.losses import BOX_LOSS_REGISTRY, build_box_loss
 from balms_det.meta import RoIBatch, Stage, hypergradient
-from balms_det.meta.hypergradient import META_LOSSES, logits_along
-from balms_det.meta.virtual_sgd import virtual_sgd_step
+from balms_det.meta.hypergradient import META_LOSSES, logits_along, virtual_sgd_step
 
 K, D, R = 4, 3, 7
 STATS = SimpleNamespace(

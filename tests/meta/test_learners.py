@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from balms_det.meta import MetaReweighter, MetaSampler, build_meta_learner
-from balms_det.meta.sampler import gumbel_draw
+from balms_det.meta.learners import gumbel_draw
 
 K = 3
 LABELS = torch.tensor([0, 0, 1, 2, 3, 3, 3, 0, 3])

@@ -10,9 +10,9 @@ from torch import nn
 
 from balms_det.losses import build_box_loss
 from balms_det.meta import MetaReweighter, MetaStep, RoIBatch, Stage, hypergradient
-from balms_det.meta.sampler import gumbel_draw, inverse_frequency_theta
+from balms_det.meta.learners import gumbel_draw, inverse_frequency_theta
 
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+GOLDEN = Path(__file__).parents[1] / "assets" / "golden"
 
 
 def golden(name):

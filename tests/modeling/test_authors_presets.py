@@ -11,7 +11,7 @@ from balms_det.data.class_stats import ClassStats
 from balms_det.losses import BalancedSigmoidLoss, SigmoidLoss, build_box_loss
 from balms_det.modeling import translate_authors_keys
 
-YAMLS = Path(__file__).parents[1] / "data" / "authors_yaml"
+YAMLS = Path(__file__).parents[1] / "assets" / "authors_yaml"
 
 
 def _cfg(name):

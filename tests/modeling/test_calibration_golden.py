@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from balms_det.data.fractal import fractal_dimensions
 from balms_det.modeling.calibration import (
     Head,
     LogitStatistics,
@@ -17,8 +16,9 @@ from balms_det.modeling.calibration import (
     frequency_weights,
     tau_scale,
 )
+from balms_det.modeling.calibration.fractal import fractal_dimensions
 
-FOLDER = Path(__file__).parents[1] / "data" / "golden"
+FOLDER = Path(__file__).parents[1] / "assets" / "golden"
 TO_SCORES = {
     "softmax": lambda logits: F.softmax(logits, dim=1),
     "sigmoid": lambda logits: F.pad(logits.sigmoid(), (0, 1)),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from balms_det.modeling import suppression_blocks
+from balms_det.modeling import fast_inference as suppression_blocks
 from tests.modeling import test_fast_inference as fast
 from tests.modeling.test_fast_inference import routes  # noqa: F401
 

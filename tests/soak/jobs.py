@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from balms_det.data.icons import generate_icons
+from balms_det.icons import generate_icons
 
 SPLITS = ("train", "val")
 TRAIN = ("tools/train_net.py", "--resume", "--config-file")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase
 
-from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_cfg
+from balms_det.utils.randomness import seed_generators
 from tests.soak.jobs import make_data, options
 
 CONFIG = "configs/quickstart/stage2_meta_sampler.yaml"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 
-from balms_det.engine.rate_history import build_rate_history
+from balms_det.engine.hooks import build_rate_history
 from tests.soak import long_run
 
 
@@ -35,7 +35,7 @@ def seldom_recorded(cfg):
 @pytest.mark.slow
 def test_iterations_leave_nothing_behind(tmp_path, monkeypatch):
     """Counted exactly: resident memory would need thousands of iterations to tell."""
-    monkeypatch.setattr("balms_det.engine.bounded_history.LENGTH", 20)
+    monkeypatch.setattr("balms_det.engine.hooks.LENGTH", 20)
     monkeypatch.setattr("balms_det.engine.trainer.build_rate_history", seldom_recorded)
     monkeypatch.setattr(long_run, "Meter", CountObjects)
     counted = long_run.train(tmp_path, iterations=150, period=60)

@@ -2,6 +2,11 @@
 
 It is the oracle of the tests and the base of boundary IoU. Nothing of its arithmetic is replaced:
 matching, precision and recall are its own methods, called for one category at a time.
+
+The boundary of a mask is its pixels within ``d`` pixels of its contour, ``d`` being 2 % of the
+image diagonal; the border of the image belongs to the contour. The 2021 LVIS challenge takes the
+smaller of mask IoU and the IoU of the boundaries.
+
 """
 
 from __future__ import annotations
@@ -10,17 +15,18 @@ import copy
 import functools
 import itertools
 import logging
+import math
 import operator
 from collections import defaultdict
 
+import numpy
 import numpy as np
+from pycocotools import mask as mask_api
 
-from balms_det.data.rle import rle_pixels
-from balms_det.evaluation.boundary import rle_boundary
+from balms_det.annotations.masks import mask_to_rle, rle_pixels, rle_to_mask
 from balms_det.evaluation.detections import Detections, broken_mask, with_area
 from balms_det.evaluation.ground_truth import GroundTruth
-from balms_det.evaluation.lvis_package import import_lvis
-from balms_det.evaluation.lvis_result import Curves
+from balms_det.evaluation.metrics import Curves
 
 
 class _NonEmptyPairs:
@@ -205,3 +211,70 @@ def _dicts(columns: GroundTruth | Detections, masks: list[dict] | None) -> list[
         }
         for number, ((image, category, box, area), mask) in enumerate(zip(rows, masks), start=1)
     ]
+
+
+class _NumpyWithFloat:
+    """numpy as ``lvis`` 0.5.3 knew it: ``np.float`` was an alias of ``float`` until numpy 1.24."""
+
+    float = float
+
+    def __getattr__(self, name):
+        return getattr(numpy, name)
+
+
+def import_lvis():
+    """Import ``lvis`` so that its evaluation runs on numpy 1.24 and newer.
+
+    Only the name ``np`` inside the module ``lvis.eval`` is replaced.
+
+    Raises:
+        ModuleNotFoundError: the package, or the OpenCV that it imports, is missing.
+    """
+    try:
+        import lvis
+        import lvis.eval
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"LVIS evaluation needs the module {error.name!r}. Install the official package without"
+            " its GUI build of OpenCV:\n"
+            "    pip install --no-deps lvis==0.5.3 && pip install opencv-python-headless",
+            name=error.name,
+        ) from error
+    if not hasattr(numpy, "float"):
+        lvis.eval.np = _NumpyWithFloat()
+    return lvis
+
+
+DILATION = 0.02
+
+
+def boundary_width(height: int, width: int, dilation: float = DILATION) -> int:
+    """``d`` in pixels, at least 1."""
+    return max(1, round(dilation * math.hypot(height, width)))
+
+
+def rle_boundary(rle: dict, dilation: float = DILATION) -> dict:
+    """The boundary of a mask, as a compressed RLE of the same size.
+
+    Args:
+        rle: compressed RLE.
+        dilation: ``d`` as a share of the image diagonal.
+    """
+    x, y, columns, rows = (int(value) for value in mask_api.toBbox(rle))
+    mask = rle_to_mask(rle)
+    inside = mask[y : y + rows, x : x + columns]  # a view: what is cut away is all background
+    inside &= ~_eroded(inside, boundary_width(*rle["size"], dilation))
+    return mask_to_rle(mask)
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """The pixels whose square of 2 * steps + 1 pixels a side lies in the mask, (H, W) bool.
+
+    It is ``steps`` erosions with a 3 x 3 square, background outside. A square is full if the number
+    of its pixels is; the numbers come from running sums, one axis after the other.
+    """
+    side = 2 * steps + 1
+    for _ in range(2):
+        counts = np.cumsum(np.pad(mask, ((steps + 1, steps), (0, 0))), axis=0, dtype=np.int32)
+        mask = (counts[side:] - counts[:-side] == side).T
+    return mask

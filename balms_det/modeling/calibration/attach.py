@@ -16,8 +16,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from balms_det.data.class_stats import build_class_stats
-from balms_det.losses.sigmoid import SigmoidFamily
-from balms_det.losses.softmax import SoftmaxFamily
+from balms_det.losses.core.families import SigmoidFamily, SoftmaxFamily
 from balms_det.modeling.calibration.base import (
     Calibration,
     Head,

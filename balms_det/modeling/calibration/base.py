@@ -28,8 +28,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from balms_det.losses.base import full_precision
-from balms_det.losses.keywords import check_keywords
+from balms_det.losses.core.base import full_precision
+from balms_det.utils.registry import check_keywords
 
 CALIBRATION_REGISTRY = Registry("CALIBRATION")
 CALIBRATION_REGISTRY.__doc__ = "Calibrations by class name (see :class:`Calibration`)."

@@ -3,7 +3,7 @@
 Symbols: see :mod:`balms_det.modeling.calibration.base`, and
     f_c     share of class c among images (or, for "..._obj", among instances)
     w_c     how much scarcer class c is than under equal shares 1/K, on a scale named by ``variant``
-    D_c     fractal dimension of the places where class c occurs (:mod:`balms_det.data.fractal`)
+    D_c     fractal dimension of the places where class c occurs (:mod:`.fractal`)
     lambda  exponent of D_c
 
 A class that was never seen counts as half an example.

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from balms_det.classifier import Choices, make_recipe, open_source
 from balms_det.engine import LongTailTrainer, load_cfg, load_weights
-from balms_det.engine.classifier import Choices, make_recipe, open_source
-from balms_det.engine.feature_cache import CacheOptions, FeatureCache, cache_features
+from balms_det.features import CacheOptions, FeatureCache, cache_features
 from tests.engine.conftest import CONFIGS
 
 SOFTMAX = str(CONFIGS / "stage2_softmax.yaml")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from balms_det.engine.classifier import open_source, train_once
-from balms_det.engine.classifier.run import pair_with_seeds
-from balms_det.engine.feature_cache import FeatureCache
+from balms_det.classifier import open_source, train_once
+from balms_det.classifier.run import pair_with_seeds
+from balms_det.features import FeatureCache
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from balms_det.engine.classifier import Choices, make_recipe, train_once, train_seeds
+from balms_det.classifier import Choices, make_recipe, train_once, train_seeds
 from tests.engine.classifier.conftest import evaluated_by_the_detector
 
 

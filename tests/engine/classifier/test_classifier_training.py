@@ -10,13 +10,12 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
 
-from balms_det.engine.classifier.cached_stage import CachedStage
-from balms_det.engine.classifier.roi_pool import RoIPool
-from balms_det.engine.classifier.train import ClassifierTrainer
-from balms_det.engine.freeze import freeze_all_but
-from balms_det.engine.loss_progress import scheduled_losses
+from balms_det.classifier.pool import RoIPool
+from balms_det.classifier.train import CachedStage, ClassifierTrainer
+from balms_det.engine.hooks import scheduled_losses
 from balms_det.engine.meta_trainer import MetaStepTrainer, build_meta_step
-from balms_det.modeling.recording import box_predictors
+from balms_det.engine.trainer import freeze_all_but
+from balms_det.modeling.box_predictor import box_predictors
 from balms_det.modeling.roi_context import read_context
 from tests.modeling.conftest import NUM_CLASSES, batch, tiny_cfg  # noqa: F401
 

@@ -8,8 +8,8 @@ import torch
 from detectron2.config import get_cfg
 
 from balms_det import add_balms_config
-from balms_det.engine.classifier import ROI_SAMPLER_REGISTRY, RoIPool, build_roi_sampler
-from balms_det.engine.classifier.roi_pool import RoIGroups
+from balms_det.classifier import ROI_SAMPLER_REGISTRY, RoIPool, build_roi_sampler
+from balms_det.classifier.pool import RoIGroups
 
 K, IMAGES = 4, 12
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from balms_det.engine.classifier import Choices, make_recipe
-from balms_det.engine.classifier.setup import Recipe
-from balms_det.engine.classifier.sweep import (
+from balms_det.classifier import Choices, make_recipe
+from balms_det.classifier.recipe import Recipe
+from balms_det.classifier.sweep import (
     add_missing_losses,
     find_methods,
     make_rows,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from balms_det.engine.feature_cache import CacheOptions, cache_features
+from balms_det.features import CacheOptions, cache_features
 
 
 @pytest.fixture(scope="session")

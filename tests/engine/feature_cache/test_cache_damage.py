@@ -7,12 +7,7 @@ import shutil
 import pytest
 import torch
 
-from balms_det.engine.feature_cache import (
-    CacheOptions,
-    FeatureCache,
-    FeatureCacheError,
-    cache_features,
-)
+from balms_det.features import CacheOptions, FeatureCache, FeatureCacheError, cache_features
 
 
 @pytest.fixture

@@ -12,15 +12,9 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from balms_det.engine.feature_cache import (
-    CacheOptions,
-    FeatureCache,
-    FeatureCacheError,
-    cache_features,
-    disk,
-    shards,
-)
-from balms_det.engine.feature_cache.lock import sole_writer
+from balms_det.features import CacheOptions, FeatureCache, FeatureCacheError, cache_features, shards
+from balms_det.features import make as disk
+from balms_det.features.make import sole_writer
 
 FORK = multiprocessing.get_context("fork")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from balms_det.engine.feature_cache import FeatureCache
+from balms_det.features import FeatureCache
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = str(ROOT / "configs" / "quickstart" / "stage1.yaml")

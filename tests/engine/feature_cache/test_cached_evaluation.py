@@ -7,22 +7,16 @@ from detectron2.modeling import build_model
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.engine import load_weights
-from balms_det.engine.feature_cache import (
+from balms_det.evaluation.box_ap import box_ap
+from balms_det.features import (
     CacheOptions,
     FeatureCache,
     FeatureCacheError,
     cache_features,
     evaluate,
 )
-from balms_det.engine.feature_cache.evaluate import CachedEvaluation
-from balms_det.engine.feature_cache.rois import cached_rois
-from balms_det.evaluation.box_ap import box_ap
-from balms_det.modeling.calibration import (
-    Head,
-    box_predictors,
-    build_calibration,
-    calibrate_model,
-)
+from balms_det.features.evaluate import CachedEvaluation, cached_rois
+from balms_det.modeling.calibration import Head, box_predictors, build_calibration, calibrate_model
 
 EXACT = CacheOptions(purpose="eval", dtype="float32", shard_images=3)
 HEADS = {
@@ -95,6 +89,32 @@ def test_calibrated_detections_are_the_detectors(detector, tmp_path):
     norcal = build_calibration("NorCal", Head(classes, "softmax", 0), stats)
     found = list(evaluation.detections(box_predictors(_model(cfg)), [norcal]))
     _same(found, _detections(cfg, calibrate_model(_model(cfg), "NorCal", stats)))
+
+
+def test_where_features_lie_in_memory_changes_nothing(detector, tmp_path, monkeypatch):
+    cfg = detector(*_keys(*HEADS["ours, a box a class"]))
+    cache_features(cfg, tmp_path / "cache", EXACT)
+    cache = FeatureCache.open(tmp_path / "cache")
+    predictors = box_predictors(_model(cfg))
+    shards = list(cache.shards())
+
+    def logits_and_boxes(offset):
+        moved = [(e, {n: _moved(c, offset) for n, c in columns.items()}) for e, columns in shards]
+        monkeypatch.setattr(cache, "shards", lambda: moved)
+        rois = cached_rois(cache, predictors)
+        return [values for image in rois for values in (*image.logits, image.boxes)]
+
+    # A matrix product of MKL depends on the address modulo 16 bytes.
+    aligned = logits_and_boxes(0)
+    for offset in (1, 2, 3):
+        for one, other in zip(logits_and_boxes(offset), aligned, strict=True):
+            assert torch.equal(one, other)
+
+
+def _moved(values, offset):
+    """A copy that starts ``offset`` numbers after an address that torch would choose."""
+    room = torch.empty(values.numel() + offset, dtype=values.dtype)[offset:]
+    return room.view(values.shape).copy_(values)
 
 
 @pytest.fixture(scope="module")

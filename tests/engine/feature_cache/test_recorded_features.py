@@ -4,13 +4,14 @@ import pytest
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 
-from balms_det.data.randomness import seed_generators
 from balms_det.engine import LongTailTrainer, load_weights
-from balms_det.engine.feature_cache import CacheOptions, FeatureCache, cache_features
-from balms_det.engine.feature_cache.examples import ExampleDataset, build_mapper
-from balms_det.engine.feature_cache.record import TrainingRecorder
-from balms_det.engine.feature_cache.settings import build_settings, load_records, with_dataset
-from balms_det.modeling.recording import box_predictors, record_silently
+from balms_det.features import CacheOptions, FeatureCache, cache_features
+from balms_det.features.make import ExampleDataset, build_mapper
+from balms_det.features.options import build_settings, load_records, with_dataset
+from balms_det.features.record import TrainingRecorder
+from balms_det.modeling.box_predictor import box_predictors
+from balms_det.modeling.recording import record_silently
+from balms_det.utils.randomness import seed_generators
 from tests.versions import needs_torch
 
 CASCADE = ("MODEL.ROI_HEADS.NAME", "LongTailCascadeROIHeads")

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from balms_det.engine.feature_cache import FeatureCache, RoITable
-from balms_det.engine.feature_cache.examples import Span
-from balms_det.engine.feature_cache.shards import write_shard
+from balms_det.features import FeatureCache, RoITable
+from balms_det.features.shards import Span, write_shard
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = (ROOT / "docs" / "feature_cache.md").read_text(encoding="utf-8")

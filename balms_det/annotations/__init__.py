@@ -1,0 +1,1 @@
+"""Annotation files in LVIS or COCO format: reading, summaries, masks, outlines, images."""

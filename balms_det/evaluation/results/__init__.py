@@ -1,0 +1,1 @@
+"""Result files: bytes -> columns -> faults -> detections."""

@@ -1,0 +1,1 @@
+"""The base of all box losses, and what several of them share."""

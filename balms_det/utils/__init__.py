@@ -1,0 +1,1 @@
+"""Files, caches, registries, randomness, patching, trust and the command line."""

@@ -1,0 +1,1 @@
+"""Programs made of the other rooms: calibration, imprinting, prediction, the quickstart."""
