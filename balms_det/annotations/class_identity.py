@@ -77,13 +77,10 @@ def class_places(wanted: ClassList, given: ClassList) -> np.ndarray:
     what, own, others = _comparable(wanted, given)
     if own is None or own == others:
         if wanted.size != given.size:
-            raise ClassListError(
-                f"{given.source} has {given.size} classes, and {wanted.source} has {wanted.size}: "
-                "both must have the same ones."
-            )
+            raise ClassListError(_difference(wanted, given, (), ()))
         return np.arange(wanted.size)
     if set(own) != set(others):
-        raise ClassListError(_difference(wanted.source, given.source, own, others))
+        raise ClassListError(_difference(wanted, given, own, others))
     for entries, source in ((own, wanted.source), (others, given.source)):
         if len(set(entries)) != len(entries):
             twice = next(entry for entry in entries if entries.count(entry) > 1)
@@ -101,16 +98,16 @@ def check_same_order(wanted: ClassList, given: ClassList) -> None:
     moved = np.flatnonzero(places != np.arange(len(places)))
     if len(moved):
         c = int(moved[0])
-        what, own, others = _comparable(wanted, given)
+        _, own, others = _comparable(wanted, given)
         raise ClassListError(
-            f"{given.source} and {wanted.source} have the same classes in another order: class {c} "
-            f"is {others[c]!r} in the first and {own[c]!r} in the second."
+            f"{given.source} has the classes of {wanted.source} in another order: class {c} is "
+            f"{own[c]!r} in {wanted.source} and {others[c]!r} in {given.source}."
         )
 
 
-def reordered(values: Sequence[Any] | None, places: np.ndarray) -> list | None:
+def reordered(values: Sequence[Any] | None, places: Iterable[int]) -> list | None:
     """``values`` of the classes of ``given``, in the order of ``wanted``; None stays None."""
-    return None if values is None else [values[place] for place in places.tolist()]
+    return None if values is None else [values[int(place)] for place in places]
 
 
 def _comparable(a: ClassList, b: ClassList) -> tuple[str, tuple | None, tuple | None]:
@@ -122,14 +119,14 @@ def _comparable(a: ClassList, b: ClassList) -> tuple[str, tuple | None, tuple | 
     return "", None, None
 
 
-def _difference(wanted: str, given: str, own: tuple, others: tuple) -> str:
-    parts = []
-    for source, entries, rest in ((given, others, own), (wanted, own, others)):
-        alone = sorted(set(entries) - set(rest), key=entries.index)
-        listed = ", ".join(map(repr, alone[:LISTED])) + (", ..." if len(alone) > LISTED else "")
-        if alone:
-            parts.append(f"{len(alone)} of {len(entries)} are in {source} alone ({listed})")
+def _difference(wanted: ClassList, given: ClassList, own: tuple, others: tuple) -> str:
+    alone = []
+    for source, entries, rest in ((given.source, others, own), (wanted.source, own, others)):
+        only = sorted(set(entries) - set(rest), key=entries.index)
+        more = ", ..." if len(only) > LISTED else ""
+        if only:
+            alone.append(f"; {source} alone has {', '.join(map(repr, only[:LISTED]))}{more}")
     return (
-        f"{given} and {wanted} have different classes: {'; '.join(parts)}. Both must have the "
-        "same ones, in any order."
+        f"{given.source} has {given.size} classes and {wanted.source} has {wanted.size}: "
+        f"different class lists{''.join(alone)}. Both must have the same classes, in any order."
     )

@@ -29,7 +29,8 @@ class LOCELoss(ContextLoss, SoftmaxFamily):
 
     m moves *before* the loss: each object counts with the mean score of its RoIs, and a class with
     n objects in the batch has ``m <- alpha^n m + (1 - alpha^n) * their mean``. Background's m is
-    ``bg_score`` at every update, whatever a loaded state says. The box predictor says which RoIs are of one object; without it each is its own.
+    ``bg_score`` at every update, whatever a loaded state says. The box predictor says which RoIs
+    are of one object; without it each is its own.
 
     Memory-augmented feature sampling (section 3.4): rows of ``sampled_classes`` classes, drawn
     with probability proportional to 1 / m, with ``sampled_features`` features each, join every
