@@ -30,9 +30,10 @@ from balms_det.engine.hooks import (
     keep_metrics_before,
     scheduled_losses,
 )
+from balms_det.engine.identity import model_identity, run_of
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.non_finite import build_non_finite_guard
-from balms_det.engine.run_record import write_results
+from balms_det.engine.run_record import run_id, write_results
 from balms_det.evaluation import build_evaluator
 from balms_det.modeling import use_fast_inference
 from balms_det.modeling.calibration import check_calibrated
@@ -75,8 +76,12 @@ class LongTailTrainer(DefaultTrainer):
 
     def build_hooks(self):
         # In the place of the one that DefaultTrainer made, before the hook that saves gets it.
+        run = run_of(self.cfg, run_id(self.cfg.OUTPUT_DIR))
         self.checkpointer = RunCheckpointer(
-            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            identity=model_identity(self.cfg, self._trainer.model, run),
+            trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()
         if self.cfg.META.NAME:
@@ -121,6 +126,14 @@ class LongTailTrainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume=True)
+            if self.start_iter >= self.max_iter:
+                logger.warning(
+                    "Nothing is left to train: %s was written after iteration %d, and "
+                    "SOLVER.MAX_ITER is %d.",
+                    self.checkpointer.resumed_from,
+                    self.start_iter,
+                    self.max_iter,
+                )
             self._complete_last_save()
         else:
             load_weights(self.cfg, self.model)
