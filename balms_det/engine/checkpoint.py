@@ -234,6 +234,18 @@ class RunCheckpointer(LongTailCheckpointer):
             extra[IDENTITY] = self._identity.plain()
         super().save(name, **extra)
 
+    def forget_last(self) -> None:
+        """Let a run that starts from its beginning leave nothing of an earlier one in its folder to
+        resume from, should it be stopped before its first checkpoint. The files stay."""
+        last = Path(self.save_dir, "last_checkpoint")
+        if last.is_file():
+            logger.warning(
+                "%s holds checkpoints of an earlier run; a new one starts, and --resume will go on "
+                "with that",
+                self.save_dir,
+            )
+            last.unlink()
+
     def get_checkpoint_file(self) -> str:
         """The checkpoint to resume from: the last one or, with a warning, the newest whole one
         before it. All ranks get the choice of rank 0.

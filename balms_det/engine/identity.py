@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # Suffixes of files that may hold an identity.
 CHECKPOINTS = (".pth", ".safetensors", ".pkl")
+# Longer values are not shown in messages.
+LONG = 200
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,10 @@ class Run:
     """What a training run is, as far as its checkpoints depend on it.
 
     Attributes:
-        id: of its start; empty where nobody gave it one.
         facts: what must be the same for a run to be resumed, by what an error calls it.
         further: what may be changed on the way, with a warning.
     """
 
-    id: str = ""
     facts: dict[str, str] = field(default_factory=dict)
     further: dict[str, str] = field(default_factory=dict)
 
@@ -251,13 +251,8 @@ def _loss_text(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in sorted(arguments.items()))})"
 
 
-def run_of(cfg: CfgNode, identifier: str = "") -> Run:
-    """The training run of a config.
-
-    Args:
-        cfg: with its datasets registered.
-        identifier: of the run's start; see ``run_record.run_id``.
-    """
+def run_of(cfg: CfgNode) -> Run:
+    """The training run of a config whose datasets are registered."""
     head = cfg.MODEL.ROI_BOX_HEAD.CLS_LOSS
     facts = {
         "classes": _digest(config_classes(cfg).names or cfg.MODEL.ROI_HEADS.NUM_CLASSES),
@@ -275,7 +270,7 @@ def run_of(cfg: CfgNode, identifier: str = "") -> Run:
         "INPUT": _digest(_without(cfg.INPUT, *(key for key in cfg.INPUT if key.endswith("_TEST")))),
         "sampler": f"{cfg.DATALOADER.SAMPLER_TRAIN}, {cfg.DATALOADER.REPEAT_THRESHOLD}",
     }
-    return Run(identifier, facts, further)
+    return Run(facts, further)
 
 
 def check_run(found: Run, own: Run, source: str) -> None:
@@ -285,30 +280,19 @@ def check_run(found: Run, own: Run, source: str) -> None:
         ValueError: it is of another run; the message says what differs.
     """
     differs = [name for name, value in own.facts.items() if found.facts.get(name) != value]
-    if differs or (found.id and own.id and found.id != own.id):
-        raise ValueError(f"{source} {not_of_this_run(found, own)}")
+    if differs:
+        old, new = found.facts.get(differs[0]), own.facts[differs[0]]
+        shown = f" ({old} there, {new} here)" if len(f"{old}{new}") < LONG else ""
+        raise ValueError(
+            f"{source} is of another run, with another {differs[0]}{shown}"
+            f"{''.join(f', {name}' for name in differs[1:])}: there is nothing to resume. Start "
+            "over without --resume, or choose another OUTPUT_DIR."
+        )
     for name, value in own.further.items():
         old = found.further.get(name)
         if old != value:
-            shown = f": {old} there, {value} here" if len(f"{old}{value}") < 80 else ""
+            shown = f": {old} there, {value} here" if len(f"{old}{value}") < LONG else ""
             logger.warning("%s was written with another %s%s", source, name, shown)
-
-
-def not_of_this_run(found: Run, own: Run) -> str:
-    """What tells a checkpoint's run from this one, in words; empty if nothing does."""
-    differs = [name for name, value in own.facts.items() if found.facts.get(name) != value]
-    if differs:
-        old, new = found.facts.get(differs[0]), own.facts[differs[0]]
-        shown = f" ({old} there, {new} here)" if len(f"{old}{new}") < 200 else ""
-        what = f"with another {differs[0]}{shown}{''.join(f', {name}' for name in differs[1:])}"
-    elif found.id and own.id and found.id != own.id:
-        what = "that was started before the last one in this folder, which has left no checkpoint"
-    else:
-        return ""
-    return (
-        f"is of another run, {what}: there is nothing to resume. Start over without --resume, or "
-        "choose another OUTPUT_DIR."
-    )
 
 
 def _data_text(name: str) -> str:

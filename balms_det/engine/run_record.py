@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import sys
-import uuid
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,27 +48,9 @@ def write_run_record(cfg: CfgNode, **flags: Any) -> Path:
         flags: what else to note, such as ``resume``.
     """
     path = Path(cfg.OUTPUT_DIR, NAME)
-    earlier = _earlier(path)
-    goes_on = flags.get("resume") or flags.get("eval_only")
-    identifier = (_last_id(earlier) if goes_on else "") or uuid.uuid4().hex
-    entries = [*earlier, {"run": identifier, **run_entry(cfg), **flags}]
+    entries = [*_earlier(path), {**run_entry(cfg), **flags}]
     write_atomically(path, json.dumps(entries, indent=1) + "\n")
     return path
-
-
-def run_id(folder: str | os.PathLike) -> str:
-    """What tells the run in a folder from those that were started there before: the ``run`` of the
-    last entry of its ``run.json``. A resumed run keeps it; empty where there is none."""
-    try:
-        entries = json.loads(Path(folder, NAME).read_bytes())
-    except (OSError, ValueError):
-        return ""
-    return _last_id(entries) if isinstance(entries, list) else ""
-
-
-def _last_id(entries: list) -> str:
-    ids = [entry.get("run") for entry in entries if isinstance(entry, dict)]
-    return next((found for found in reversed(ids) if isinstance(found, str)), "")
 
 
 def _earlier(path: Path) -> list[dict]:

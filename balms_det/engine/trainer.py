@@ -33,7 +33,7 @@ from balms_det.engine.hooks import (
 from balms_det.engine.identity import model_identity, run_of
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.non_finite import build_non_finite_guard
-from balms_det.engine.run_record import run_id, write_results
+from balms_det.engine.run_record import write_results
 from balms_det.evaluation import build_evaluator
 from balms_det.modeling import use_fast_inference
 from balms_det.modeling.calibration import check_calibrated
@@ -76,7 +76,7 @@ class LongTailTrainer(DefaultTrainer):
 
     def build_hooks(self):
         # In the place of the one that DefaultTrainer made, before the hook that saves gets it.
-        run = run_of(self.cfg, run_id(self.cfg.OUTPUT_DIR))
+        run = run_of(self.cfg)
         self.checkpointer = RunCheckpointer(
             self._trainer.model,
             self.cfg.OUTPUT_DIR,
@@ -137,6 +137,8 @@ class LongTailTrainer(DefaultTrainer):
             self._complete_last_save()
         else:
             load_weights(self.cfg, self.model)
+            if comm.is_main_process():
+                self.checkpointer.forget_last()
         if resume and comm.is_main_process():
             keep_metrics_before(Path(self.cfg.OUTPUT_DIR, METRICS), self.start_iter)
 
