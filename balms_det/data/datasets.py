@@ -39,7 +39,8 @@ def setup_datasets(cfg: CfgNode, classes: ClassList | None = None) -> CfgNode:
 
     Args:
         cfg: its ``DATASETS`` and ``META.DATASETS`` are read.
-        classes: those of the model, in its order; by default those of the first of
+        classes: those of the model's weights. Their order is taken where the classes are those of
+            ``DATASETS.TRAIN``, or where no training data are named; else that of the first of
             ``DATASETS.TRAIN``.
 
     Returns:
@@ -52,14 +53,21 @@ def setup_datasets(cfg: CfgNode, classes: ClassList | None = None) -> CfgNode:
     register_files(cfg.DATASETS.FILES)
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *cfg.META.DATASETS]
     guard_datasets(names)
-    if classes is None and cfg.DATASETS.TRAIN:
-        classes = file_classes(cfg.DATASETS.TRAIN[0])
+    if cfg.DATASETS.TRAIN:
+        classes = _order_of_weights(classes, file_classes(cfg.DATASETS.TRAIN[0]))
     if classes is not None:
         align_classes(names, classes)
     resolve_num_classes(cfg)
     if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and cfg.DATASETS.TRAIN:
         build_class_stats(cfg)  # Detectron2's federated loss reads the metadata that this sets
     return cfg
+
+
+def _order_of_weights(weights: ClassList | None, data: ClassList) -> ClassList:
+    """The classes of the training data, in the order of the weights where these have the same."""
+    if weights is None or weights.names is None or data.names is None:
+        return data
+    return weights if set(weights.names) == set(data.names) else data
 
 
 def file_classes(name: str) -> ClassList:
@@ -155,13 +163,19 @@ def register_files(rows: Sequence[Sequence[str]]) -> None:
         ValueError: a malformed row, a name that stands for something else, or a bad json.
         FileNotFoundError: no such json, image folder, or images.
     """
+    check_rows(rows)
+    for row in rows:
+        register_file(*row)
+
+
+def check_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Raise ValueError unless every row of ``DATASETS.FILES`` is three texts."""
     for row in rows if isinstance(rows, (list, tuple)) else [rows]:
         texts = isinstance(row, (list, tuple)) and all(isinstance(entry, str) for entry in row)
         if not texts or len(row) != 3 or not all(row):
             raise ValueError(
                 f"DATASETS.FILES: a row must be [name, annotation json, image root], got {row!r}."
             )
-        register_file(*row)
 
 
 def register_file(name: str, json_file: str, image_root: str) -> None:
@@ -204,17 +218,26 @@ def resolve_num_classes(cfg: CfgNode) -> CfgNode:
     if not cfg.DATASETS.TRAIN:
         return cfg
     names = _common_class_names(cfg.DATASETS.TRAIN)
+    settle_num_classes(cfg, len(names), ", ".join(cfg.DATASETS.TRAIN))
+    return cfg
+
+
+def settle_num_classes(cfg: CfgNode, num_classes: int, source: str) -> None:
+    """Set ``MODEL.ROI_HEADS.NUM_CLASSES`` to what ``source`` has, also on a frozen config.
+
+    Raises:
+        ValueError: another number was chosen.
+    """
     given = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    if given == len(names):
-        return cfg
+    if given == num_classes:
+        return
     if given != DEFAULT_NUM_CLASSES:
         raise ValueError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, but {', '.join(cfg.DATASETS.TRAIN)} has "
-            f"{len(names)} classes. Remove the key to have it filled in."
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {given}, but {source} has {num_classes} classes. "
+            "Remove the key to have it filled in."
         )
-    logger.info("MODEL.ROI_HEADS.NUM_CLASSES: %d, from the training data", len(names))
-    _set_in_frozen(cfg, len(names))
-    return cfg
+    logger.info("MODEL.ROI_HEADS.NUM_CLASSES: %d, from %s", num_classes, source)
+    _set_in_frozen(cfg, num_classes)
 
 
 def _common_class_names(datasets: Sequence[str]) -> list[str]:
