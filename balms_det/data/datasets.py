@@ -57,6 +57,7 @@ def setup_datasets(cfg: CfgNode, classes: ClassList | None = None) -> CfgNode:
         classes = _order_of_weights(classes, file_classes(cfg.DATASETS.TRAIN[0]))
     if classes is not None:
         align_classes(names, classes)
+        align_others(cfg.DATASETS.FILES, names, classes)
     resolve_num_classes(cfg)
     if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS and cfg.DATASETS.TRAIN:
         build_class_stats(cfg)  # Detectron2's federated loss reads the metadata that this sets
@@ -110,6 +111,18 @@ def align_classes(names: Iterable[str], classes: ClassList) -> None:
                     f"{error} List it in DATASETS.FILES under another name: classes are matched by "
                     "name there."
                 ) from error
+
+
+def align_others(rows: Sequence[Sequence[str]], aligned: Sequence[str], classes: ClassList) -> None:
+    """:func:`align_classes` for datasets that only a tool may ask for, where they have the same
+    classes at all."""
+    for name in {row[0] for row in rows} - set(aligned):
+        own = file_classes(name)
+        try:
+            class_places(classes, own)
+        except ClassListError:
+            continue
+        align_classes([name], classes)
 
 
 def _names_classes(name: str) -> bool:

@@ -25,7 +25,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from balms_det.annotations.class_identity import ClassList
+from balms_det.annotations.class_identity import ClassList, check_same_order
 from balms_det.data.class_stats import (
     ClassStats,
     build_class_stats,
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 # Suffixes of files that may hold an identity.
 CHECKPOINTS = (".pth", ".safetensors", ".pkl")
+# Under this key a calibration's statistics name the classes of their tables.
+CLASSES = "classes"
 # Longer values are not shown in messages.
 LONG = 200
 
@@ -196,6 +198,22 @@ def config_classes(cfg: CfgNode) -> ClassList:
         if stats.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             return ClassList(cfg.DATASETS.CLASS_COUNTS, stats.num_classes, stats.names)
     return ClassList("the config (MODEL.ROI_HEADS.NUM_CLASSES)", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
+def check_statistics(cfg: CfgNode) -> None:
+    """Whether the statistics file of a calibration is of the config's classes, in their order.
+
+    Raises:
+        ClassListError: it is of others.
+    """
+    path = cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.ARGS.get("STATISTICS", "")
+    if not cfg.MODEL.ROI_BOX_HEAD.CALIBRATION.NAME or not os.path.isfile(str(path)):
+        return
+    with open(path, "rb") as file:
+        content = json.load(file)
+    names = content.get(CLASSES) if isinstance(content, dict) else None
+    if isinstance(names, list):
+        check_same_order(config_classes(cfg), ClassList.of(str(path), names))
 
 
 @torch.no_grad()

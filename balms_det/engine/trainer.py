@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import Metadata
 from detectron2.engine import DefaultPredictor, DefaultTrainer, defaults
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
@@ -30,7 +31,7 @@ from balms_det.engine.hooks import (
     keep_metrics_before,
     scheduled_losses,
 )
-from balms_det.engine.identity import model_identity, run_of
+from balms_det.engine.identity import config_classes, model_identity, read_identity, run_of
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.non_finite import build_non_finite_guard
 from balms_det.engine.run_record import write_results
@@ -210,6 +211,7 @@ class LongTailPredictor(DefaultPredictor):
     """``DefaultPredictor`` with fast inference, and weights that are converted where they have to.
 
     It is called with one image, (H, W, 3) uint8 in BGR, and returns the model's output for it.
+    ``metadata`` has the class names, for drawing.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -225,5 +227,18 @@ class LongTailPredictor(DefaultPredictor):
         unloaded.MODEL.WEIGHTS = ""
         super().__init__(unloaded)
         self.cfg = cfg.clone()
+        if not cfg.DATASETS.TEST:  # as Detectron2 has it of the first of those
+            self.metadata = _metadata(cfg)
         load_trained_weights(cfg, self.model)
         use_fast_inference(self.model)
+
+
+def _metadata(cfg: CfgNode) -> Metadata:
+    """Names and colours of the model's classes, as far as its data or its checkpoint tell."""
+    names, metadata = config_classes(cfg).names, Metadata()
+    if names is not None:
+        metadata.thing_classes = list(names)
+    identity = read_identity(cfg.MODEL.WEIGHTS)
+    if identity is not None and identity.colours is not None:
+        metadata.thing_colors = identity.colours
+    return metadata
