@@ -135,7 +135,7 @@ class FeatureCache:
         """
         wanted = ClassList(source, num_classes, None if names is None else tuple(names))
         own = ClassList(
-            f"{self.folder}: the cache", self.manifest.num_classes, self.manifest.class_names
+            f"the cache {self.folder}", self.manifest.num_classes, self.manifest.class_names
         )
         try:
             check_same_order(wanted, own)
