@@ -1,4 +1,4 @@
-"""The quick tests on every Python, and on the oldest and the newest torch, by `nox`.
+"""The quick tests on every Python, the oldest and the newest torch, and other kernels, by `nox`.
 
     nox                                # all of them, one after another; 6 GB of downloads each
     nox -s quick-3.12 oldest_torch     # some; `nox -l` lists them
@@ -39,6 +39,14 @@ OLDEST = {
 COMPILED = {"torch": "2.3.1", "torchvision": "0.18.1"}
 NEWEST = {"torch": None, "torchvision": None}
 
+# What decides the last bits on a CPU, by name: the kernels of torch and of oneDNN, and threads.
+KERNELS = {
+    "best": {},
+    "default": {"ATEN_CPU_CAPABILITY": "default"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+    "onednn_avx2": {"DNNL_MAX_CPU_ISA": "AVX2"},
+}
+
 nox.options.default_venv_backend = "venv"
 
 
@@ -66,14 +74,27 @@ def compiled_detectron2(session: nox.Session) -> None:
     quick_tests(session, COMPILED, before="import detectron2._C")
 
 
-def quick_tests(session: nox.Session, other: dict[str, str | None], before: str = "") -> None:
+@nox.session(python="3.12")
+@nox.parametrize("threads", [1, 2])
+@nox.parametrize("kernels", list(KERNELS))
+def kernels(session: nox.Session, kernels: str, threads: int) -> None:
+    """The versions of constraints.txt, computing with other kernels and numbers of threads."""
+    quick_tests(session, {}, env=KERNELS[kernels] | {"OMP_NUM_THREADS": str(threads)})
+
+
+def quick_tests(
+    session: nox.Session,
+    other: dict[str, str | None],
+    before: str = "",
+    env: dict[str, str] | None = None,
+) -> None:
     """Set up with other versions than constraints.txt's (None: whatever pip takes), and test."""
     pins = Path(session.create_tmp(), "constraints.txt")
     pins.write_text(pins_with(other))
     session.run("python", "tools/setup_env.py", "--here", "--constraints", str(pins))
     if before:
         session.run("python", "-c", f"import torch; {before}")
-    session.run("python", "-m", "pytest", "-q", "-m", "not slow", *session.posargs)
+    session.run("python", "-m", "pytest", "-q", "-m", "not slow", *session.posargs, env=env)
 
 
 def pins_with(other: dict[str, str | None]) -> str:

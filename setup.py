@@ -18,25 +18,23 @@ setup(
     package_data={"balms_det": ["data/counts/*.json", "report/assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
-        "torch>=2.0",
-        "torchvision>=0.15",
+        # Evaluation, statistics and annotation files, which do without torch.
         "numpy>=1.23",
-        "fvcore>=0.1.5",
-        "iopath>=0.1.9,<0.2",
-        "yacs>=0.1.8",
         "pycocotools>=2.0.6",
-        "Pillow>=10.1",
-        "matplotlib>=3.7",
         "tabulate>=0.9",
         "msgspec>=0.18",
-        "jinja2>=3.1",
         "hotcoco>=1.3",
-        "safetensors>=0.4",
-        "setuptools<81",  # Detectron2 imports pkg_resources, which later versions do not have
     ],
     extras_require={
+        # Losses and meta learners.
+        "torch": ["torch>=2.0", "torchvision>=0.15", "fvcore>=0.1.5", "safetensors>=0.4"],
+        # Pages and plots.
+        "report": ["Pillow>=10.1", "matplotlib>=3.7", "jinja2>=3.1"],
         # What Detectron2's wheel needs; it is installed without its own, too narrow metadata.
         "detectron2": [
+            "iopath>=0.1.9,<0.2",
+            "yacs>=0.1.8",
+            "setuptools<81",  # it imports pkg_resources, which later versions do not have
             "omegaconf>=2.1,<2.4",
             "hydra-core>=1.1",
             "termcolor>=1.1",

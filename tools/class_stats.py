@@ -10,13 +10,8 @@ import argparse
 import os
 import sys
 
-from detectron2.config import get_cfg
-
-from balms_det import add_balms_config
 from balms_det.data.class_stats import stats_of
-from balms_det.data.datasets import register_files
 from balms_det.data.stats_report import absent_classes, class_table, group_table, plot_long_tail
-from balms_det.engine.config import merge_config_file
 from balms_det.utils.command_line import one_line_errors
 
 
@@ -36,6 +31,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     if args.config_file:
+        from detectron2.config import get_cfg
+
+        from balms_det import add_balms_config
+        from balms_det.data.datasets import register_files
+        from balms_det.engine.config import merge_config_file
+
         cfg = get_cfg()
         add_balms_config(cfg)
         merge_config_file(cfg, args.config_file)

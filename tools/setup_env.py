@@ -101,7 +101,7 @@ def install(python: str, pins: Path = CONSTRAINTS) -> None:
     """Install the package, its dependencies and, if there is none, Detectron2."""
     has_detectron2 = works(python, "detectron2, torch")
     keep = has_detectron2 and WHEEL not in installed_packages(python)
-    extras = "demo,lvis,test" if keep else "detectron2,demo,lvis,test"
+    extras = "torch,report,demo,lvis,test" + ("" if keep else ",detectron2")
     say("installing torch and the other packages (some GB on the first run)")
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")

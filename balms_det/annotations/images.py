@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath, PurePosixPath
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
+from balms_det.utils.local import local_path
 from balms_det.utils.trust import insist
 
 Layout = Callable[[dict], "str | None"]
@@ -72,7 +71,7 @@ def locate_images(
         if any(layout(image) is None for image in probes):
             continue
         paths = [_inside(dataset, image_root, layout(image), image) for image in probes]
-        missing = [path for path in paths if not os.path.isfile(path)]
+        missing = [path for path in paths if not _is_there(path)]
         if not missing:
             return [_inside(dataset, image_root, layout(image), image) for image in images]
         tried.append(missing[0])
@@ -82,6 +81,13 @@ def locate_images(
         f"Dataset '{dataset}': no image file {' or '.join(tried)}. "
         f"Is '{image_root}' the image root?"
     )
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return os.path.isfile(local_path(path))
+    except OSError:
+        return False  # an address that cannot be fetched
 
 
 def _inside(dataset: str, image_root: str, name: str | None, image: dict) -> str:
@@ -141,6 +147,8 @@ class GuardedLoader:
             UntrustedFileError: a file name leaves the image root that the metadata name.
         """
         records = self.load()
+        from detectron2.data import MetadataCatalog
+
         metadata = MetadataCatalog.get(self.name)
         root, json_file = metadata.get("image_root"), metadata.get("json_file")
         if root and json_file:  # otherwise it is Python that says where the images are
@@ -169,6 +177,8 @@ def _is_under(path: str, root: str) -> bool:
 
 def guard_datasets(names: Iterable[str]) -> None:
     """Wrap the loaders of registered datasets; once is enough, and an unknown name is left out."""
+    from detectron2.data import DatasetCatalog
+
     for name in names:
         load = DatasetCatalog.data.get(name)
         if load is not None and not isinstance(load, GuardedLoader):

@@ -11,8 +11,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
+from balms_det.annotations.boxes import hint_at_boxes
 from balms_det.annotations.images import locate_images
 from balms_det.annotations.masks import (
     MAX_COORDINATE,
@@ -35,8 +37,9 @@ def load_instances(
 ) -> list[dict]:
     """Dataset dicts of an annotation file, in the order of the image ids.
 
-    ``class_of`` is the contiguous class of each category id, by default the rank of the id. An
-    instance without a valid polygon (3 points) is left out, with a warning, as Detectron2 does.
+    ``class_of`` is the contiguous class of each category id, by default the rank of the id. Every
+    annotation becomes an instance, so that the counts of the classes are those of what is trained
+    on; a polygon of fewer than 3 points, which Detectron2 leaves out, is an error.
     LVIS files keep ``neg_category_ids`` and ``not_exhaustive_category_ids`` (the file's own ids).
 
     Raises:
@@ -55,19 +58,16 @@ def _load(
     images = sorted(content["images"], key=lambda image: image["id"])
     annotations = _group_by_image(json_file, content.pop("annotations", ()))
     class_of = class_of or {category_id: c for c, category_id in enumerate(summary.category_ids)}
-    records, left_out = [], 0
+    records = []
     for image, path in zip(images, locate_images(name, images, image_root, summary.format)):
         record = _image_record(json_file, image, path, summary.format)
         given = annotations.pop(image["id"], ())
         size = record["height"], record["width"]
-        objects = (_instance(json_file, annotation, class_of, size) for annotation in given)
-        record["annotations"] = [instance for instance in objects if instance is not None]
-        left_out += len(given) - len(record["annotations"])
+        record["annotations"] = [_instance(json_file, a, class_of, size) for a in given]
         records.append(record)
     _check_rles(json_file, records)
+    _look_at_boxes(json_file, records)
     logger.info("Loaded %d images of '%s' from %s", len(records), name, json_file)
-    if left_out:
-        logger.warning("%s: %d instances without a valid polygon left out", json_file, left_out)
     return records
 
 
@@ -100,8 +100,8 @@ def _image_record(json_file: str, image: dict, path: str, file_format: str) -> d
 
 def _instance(
     json_file: str, annotation: dict, class_of: dict[int, int], size: tuple[int, int]
-) -> dict | None:
-    """One instance in an image of this (height, width); None when its polygons are degenerate."""
+) -> dict:
+    """One instance in an image of this (height, width)."""
     instance = {
         "bbox": _box(json_file, annotation),
         "bbox_mode": BoxMode.XYWH_ABS,
@@ -115,8 +115,6 @@ def _instance(
             raise AnnotationFileError(
                 f"{json_file}: the 'segmentation' of {_place(annotation)} is broken: {error}"
             ) from error
-        if not instance["segmentation"]:
-            return None
     return instance
 
 
@@ -142,14 +140,21 @@ def _box(json_file: str, annotation: dict) -> list[float]:
     return box
 
 
+def _look_at_boxes(json_file: str, records: list[dict]) -> None:
+    counts = [len(record["annotations"]) for record in records]
+    boxes = [instance["bbox"] for record in records for instance in record["annotations"]]
+    image = np.repeat(np.arange(len(records)), counts)
+    sizes = np.array([(record["height"], record["width"]) for record in records], np.float64)
+    hint_at_boxes(json_file, np.array(boxes, np.float64).reshape(-1, 4), sizes[image])
+
+
 def _mask(mask: Any, height: int, width: int) -> dict | list[list[float]]:
-    """A compressed RLE, or the polygons of at least 3 points."""
+    """A compressed RLE, or polygons of at least 3 points each."""
     if isinstance(mask, dict) and {"counts", "size"} <= mask.keys():
         return segmentation_to_rle(mask, height, width)
     if isinstance(mask, list) and all(isinstance(polygon, list) for polygon in mask):
-        polygons = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= 6]
-        check_polygons(polygons)
-        return polygons
+        check_polygons(mask, height, width)
+        return mask
     raise ValueError(
         "it must be a list of polygons [x1, y1, x2, y2, ...] or an RLE with 'counts' and 'size'."
     )

@@ -19,6 +19,8 @@ from pycocotools import mask as mask_util
 
 # Larger coordinates, in pixels, are a mistake: no image is as large.
 MAX_COORDINATE = 2**20
+# In pixels: half a gigabyte while it is drawn.
+_LONGEST_OUTLINE = 2**23
 
 
 def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> dict:
@@ -34,9 +36,9 @@ def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> d
         raise ValueError(f"A segmentation is polygons or an RLE, not {segmentation!r:.80}.")
     if not isinstance(segmentation, dict):
         polygons = [
-            np.asarray(polygon, np.float64).reshape(-1).tolist() for polygon in segmentation
+            polygon.tolist() if hasattr(polygon, "tolist") else polygon for polygon in segmentation
         ]
-        check_polygons(polygons)
+        check_polygons(polygons, height, width)
         return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
     if tuple(segmentation["size"]) != (height, width):
         raise ValueError(
@@ -51,9 +53,12 @@ def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> d
     return segmentation
 
 
-def check_polygons(polygons: Sequence[list[float]]) -> None:
-    """Raise ValueError for a polygon [x1, y1, x2, y2, ...] that cannot be drawn."""
+def check_polygons(polygons: Sequence[list[float]], height: int, width: int) -> None:
+    """Raise ValueError for polygons [x1, y1, x2, y2, ...] that cannot be drawn in an image."""
+    if not len(polygons):
+        raise ValueError("it has no polygon at all.")
     for polygon in polygons:
+        _check_points(polygon)
         try:
             fits = math.isfinite(sum(polygon)) and (
                 min(polygon) >= -MAX_COORDINATE and max(polygon) <= MAX_COORDINATE
@@ -65,6 +70,51 @@ def check_polygons(polygons: Sequence[list[float]]) -> None:
                 f"A polygon must hold numbers from -{MAX_COORDINATE} to {MAX_COORDINATE}, got "
                 f"{polygon!r:.80}."
             )
+        longest = longest_outline(height, width)
+        length = outline_lengths(np.asarray(polygon, np.float64), np.array([len(polygon)]))[0]
+        if length > longest:
+            raise ValueError(
+                f"the outline of a polygon is {length:.0f} pixels long, and an image of "
+                f"{(height, width)} (height, width) has room for {longest}: points lie far outside."
+            )
+
+
+def _check_points(polygon: list[float]) -> None:
+    if any(isinstance(value, (list, tuple)) for value in polygon):
+        raise ValueError(
+            f"a polygon is one list [x1, y1, x2, y2, ...], not a list of points: {polygon!r:.80}."
+        )
+    if len(polygon) < 6:
+        box = ", which may be a box: write its four corners" if len(polygon) == 4 else ""
+        raise ValueError(f"a polygon needs 3 points, it has {len(polygon)} numbers{box}.")
+    if len(polygon) % 2:
+        raise ValueError(f"a polygon needs x and y of each point, it has {len(polygon)} numbers.")
+
+
+def outline_lengths(numbers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Pixels that are walked around polygons, each edge by its longer side.
+
+    Args:
+        numbers: x and y by turns of all polygons, one after the other.
+        sizes: (N,) how many numbers each polygon has: even, more than none.
+
+    Returns:
+        (N,) float64.
+    """
+    points = numbers.reshape(-1, 2)
+    ends = np.cumsum(sizes // 2)
+    starts = ends - sizes // 2
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = starts
+    return np.add.reduceat(np.abs(points[following] - points).max(axis=1), starts)
+
+
+def longest_outline(height: int, width: int) -> int:
+    """The longest outline that is drawn, in pixels: more than any mask of the image has.
+
+    pycocotools keeps every fifth of a pixel of an outline, and counts them in 32 bits.
+    """
+    return min(4 * (height + 64) * (width + 64), _LONGEST_OUTLINE)
 
 
 def _check_runs(counts: list[int], pixels: int) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
-from detectron2.utils.file_io import PathManager
+
+from balms_det.utils.local import local_path as path_on_this_machine
 
 # What numbers of a file are kept in: 64 bits for an id; and a mask's runs have 32 for its pixels.
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -90,7 +91,7 @@ def local_file(path: str) -> str:
     Raises:
         FileNotFoundError: no such file, or a folder.
     """
-    local_path = PathManager.get_local_path(path)
+    local_path = path_on_this_machine(path)
     if os.path.isdir(local_path):
         raise FileNotFoundError(f"'{path}' is a folder: give the annotation json inside it.")
     if not os.path.isfile(local_path):

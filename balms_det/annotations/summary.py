@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from detectron2.utils import comm
 
 from balms_det.annotations.read import (
     AnnotationFileError,
@@ -32,6 +31,7 @@ from balms_det.annotations.read import (
     sorted_by_id,
 )
 from balms_det.utils.file_cache import MIN_CACHED_BYTES, cache_paths, write_first_possible
+from balms_det.utils.local import is_first_rank
 
 LVIS, COCO = "lvis", "coco"
 
@@ -243,7 +243,7 @@ def _is_whole(summary: AnnotationSummary) -> bool:
 def _read(key: tuple) -> AnnotationSummary:
     path, size, mtime_ns = key
     summary = summarize(path)
-    if size >= MIN_CACHED_BYTES and comm.get_rank() == 0:
+    if size >= MIN_CACHED_BYTES and is_first_rank():
         entry = _Entry(_VERSION, path, size, mtime_ns, summary)
         write_first_possible(cache_paths(path, SUFFIX), msgspec.json.encode(entry))
     return summary

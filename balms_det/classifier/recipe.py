@@ -15,6 +15,7 @@ from balms_det.data.class_stats import build_class_stats
 from balms_det.engine.checkpoint import load_weights
 from balms_det.engine.config import load_cfg
 from balms_det.engine.trainer import LongTailTrainer
+from balms_det.engine.weights_files import local_weights
 from balms_det.features import FeatureCache
 from balms_det.modeling import BoxPredictor
 from balms_det.modeling.box_predictor import box_predictors
@@ -184,11 +185,12 @@ def check_config(cfg: CfgNode, cache: FeatureCache) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED:
         raise ValueError("training from a cache is in full precision: set SOLVER.AMP.ENABLED False")
-    if not Path(cfg.MODEL.WEIGHTS).is_file():
+    try:
+        local_weights(cfg.MODEL.WEIGHTS)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}; it must be the checkpoint "
-            "that the cache was made with"
-        )
+            f"{error}; it must be the checkpoint that the cache was made with"
+        ) from error
     cache.check_matches(cfg)
     own, cached = build_class_stats(cfg), cache.manifest.class_stats()
     if list(own.instance_count) != list(cached.instance_count):

@@ -28,6 +28,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor
 
 from balms_det.classifier.pool import RoIPool
+from balms_det.data import meta_sampling  # noqa: F401  registers its sampler
 from balms_det.data.samplers import SAMPLER_REGISTRY, check_sampler
 from balms_det.utils.randomness import derived_seed
 

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from torch.utils.data import Dataset
 
 from balms_det.annotations.class_identity import ClassList, check_same_order
+from balms_det.data import meta_sampling  # noqa: F401  registers its sampler
 from balms_det.data.class_stats import (
     ClassStats,
     build_class_stats,

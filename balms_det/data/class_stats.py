@@ -11,10 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from balms_det.annotations.class_identity import (
     ClassList,
@@ -24,6 +23,9 @@ from balms_det.annotations.class_identity import (
 )
 from balms_det.annotations.summary import AnnotationSummary, annotation_summary
 from balms_det.data.repeat_factors import class_repeat_factors, instance_aware_frequency
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 # A class is rare up to 10 training images, common up to 100, else frequent (LVIS, section 4.2).
 RARE_MAX, COMMON_MAX = 10, 100
@@ -239,6 +241,8 @@ def stats_of(name: str) -> ClassStats:
 
 
 def _set_class_image_count(name: str, stats: ClassStats) -> None:
+    from detectron2.data import MetadataCatalog
+
     metadata = MetadataCatalog.get(name)
     counts = [{"id": c + 1, "image_count": int(n)} for c, n in enumerate(stats.image_count)]
     if metadata.get("class_image_count", counts) != counts:
@@ -311,6 +315,8 @@ def dataset_summary(name: str) -> AnnotationSummary:
 
 def check_registered(name: str) -> None:
     """Raise KeyError, with the names that there are, for a dataset that nobody has registered."""
+    from detectron2.data import DatasetCatalog
+
     if name not in DatasetCatalog:
         raise KeyError(
             f"Dataset '{name}' is not registered. Register it in Python, or list it in "
@@ -321,6 +327,8 @@ def check_registered(name: str) -> None:
 
 def dataset_class_names(name: str) -> list[str] | None:
     """Class names of a registered dataset, without counting where that is avoidable."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     names = MetadataCatalog.get(name).get("thing_classes") if name in DatasetCatalog else None
     return list(names) if names else dataset_summary(name).names
 
@@ -336,6 +344,8 @@ def dataset_classes(name: str) -> ClassList:
 
 def dataset_source_name(name: str) -> str:
     """What an error calls a dataset: its annotation file, where it has one, and its name."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     json_file = MetadataCatalog.get(name).get("json_file") if name in DatasetCatalog else None
     return f"{json_file} of '{name}'" if json_file else f"the dataset '{name}'"
 
@@ -386,6 +396,8 @@ def _shipped_summary(path: Path) -> AnnotationSummary:
 def _json_summary(name: str) -> AnnotationSummary | None:
     """Counts from the dataset's json, in the order of its contiguous classes; None where the json's
     classes are not the dataset's."""
+    from detectron2.data import MetadataCatalog
+
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
     if not json_file or metadata.get("evaluator_type") not in ("lvis", "coco"):
@@ -404,6 +416,8 @@ def _json_summary(name: str) -> AnnotationSummary | None:
 
 
 def _loaded_summary(name: str) -> AnnotationSummary:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     dataset_dicts = DatasetCatalog.get(name)
     names = MetadataCatalog.get(name).get("thing_classes")  # some loaders set it
     if not names:

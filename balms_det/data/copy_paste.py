@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from detectron2.data import detection_utils
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import Transform
 from PIL import Image
 from torch.utils.data import Dataset
 
+from balms_det.annotations.image_reader import read_image
 from balms_det.annotations.images import image_errors_name
 from balms_det.annotations.masks import (
     mask_to_box,
@@ -178,7 +179,7 @@ class CopyPaste:
     def cut(self, source: dict, annotation: dict, height: int, width: int) -> Patch:
         """Cut an instance out of its image and place it at random; its centre stays inside."""
         with image_errors_name(source):
-            image = detection_utils.read_image(source["file_name"], format=self.image_format)
+            image = read_image(source["file_name"], self.image_format, PathManager.open)
         mask = rle_to_mask(segmentation_to_rle(annotation["segmentation"], *image.shape[:2]))
         if not mask.any():
             return Patch(image[:0, :0], mask[:0, :0], 0, 0)

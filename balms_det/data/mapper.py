@@ -16,18 +16,46 @@ from __future__ import annotations
 
 import copy
 import math
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, dataset_mapper, detection_utils
 from detectron2.data import transforms as T
+from detectron2.utils.file_io import PathManager
 from fvcore.transforms.transform import BlendTransform, TransformList
 
+from balms_det.annotations.image_reader import read_image
 from balms_det.annotations.images import image_errors_name
 from balms_det.data.copy_paste import CopyPaste
 
 
-class RepeatFactorDatasetMapper(DatasetMapper):
+def _read_image(file_name: str, format: str) -> np.ndarray:
+    return read_image(file_name, format, PathManager.open)
+
+
+# Detectron2's mapping as it is, that calls another reader of pictures by the same name. Nothing of
+# Detectron2 changes for others, and two threads may map at once.
+_UTILS = SimpleNamespace(**{**vars(detection_utils), "read_image": _read_image})
+_map_strictly = FunctionType(
+    DatasetMapper.__call__.__code__, {**vars(dataset_mapper), "utils": _UTILS}
+)
+
+
+class StrictDatasetMapper(DatasetMapper):
+    """Detectron2's mapper that reads pictures by :mod:`balms_det.annotations.image_reader`."""
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """Map one dataset dict; see ``DatasetMapper``.
+
+        Raises:
+            FileNotFoundError, OSError: the image is missing, or cannot be read whole.
+        """
+        with image_errors_name(dataset_dict):
+            return _map_strictly(self, dataset_dict)
+
+
+class RepeatFactorDatasetMapper(StrictDatasetMapper):
     """Detectron2's mapper for samplers that draw an image several times an epoch.
 
     A dataset dict may carry ``repeat`` (which draw of the image in this epoch, from 0) and
@@ -69,7 +97,7 @@ class RepeatFactorDatasetMapper(DatasetMapper):
         """Map one dataset dict; see ``DatasetMapper``.
 
         Raises:
-            FileNotFoundError, OSError: the image is missing or is no image.
+            FileNotFoundError, OSError: the image is missing, or cannot be read whole.
         """
         repeat = dataset_dict.get("repeat", 0)
         num_repeats = dataset_dict.get("num_repeats", repeat + 1)
@@ -85,8 +113,7 @@ class RepeatFactorDatasetMapper(DatasetMapper):
         # The augmentations of this call live in a shallow copy: the mapper itself never changes.
         once = copy.copy(self)
         once.augmentations = T.AugmentationList([*before, *self.augmentations.augs, *after])
-        with image_errors_name(dataset_dict):
-            return DatasetMapper.__call__(once, dataset_dict)
+        return StrictDatasetMapper.__call__(once, dataset_dict)
 
 
 # At least so much variation, in pixels and in brightness levels, however few the draws are.

@@ -37,7 +37,7 @@ from balms_det.engine.identity import (
     read_identity,
 )
 from balms_det.engine.partial_state import FrozenStatistics
-from balms_det.engine.weights_files import IDENTITY, read_checkpoint
+from balms_det.engine.weights_files import IDENTITY, local_weights, read_checkpoint
 from balms_det.utils.files import _PART, WholeFiles
 
 logger = logging.getLogger(__name__)
@@ -332,7 +332,7 @@ def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
 
     Raises:
         ValueError: stage 2 without stage 1 weights; weights of other classes where they are needed.
-        FileNotFoundError: ``MODEL.WEIGHTS`` names a local file that does not exist.
+        FileNotFoundError: ``MODEL.WEIGHTS`` names a file that does not exist or cannot be fetched.
     """
     stage2 = cfg.MODEL.DECOUPLED
     if stage2.ENABLED and not cfg.MODEL.WEIGHTS:
@@ -342,8 +342,8 @@ def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
         )
     trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
     checkpointer = LongTailCheckpointer(model, require_all_but=trained, classes=config_classes(cfg))
-    if cfg.MODEL.WEIGHTS and not checkpointer.path_manager.isfile(cfg.MODEL.WEIGHTS):
-        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {cfg.MODEL.WEIGHTS!r}")
+    if cfg.MODEL.WEIGHTS:
+        local_weights(cfg.MODEL.WEIGHTS)  # its errors say more than those of loading it
     checkpointer.load(cfg.MODEL.WEIGHTS)
 
 
@@ -352,7 +352,7 @@ def load_trained_weights(cfg, model: torch.nn.Module) -> None:
 
     Raises:
         ValueError: ``MODEL.WEIGHTS`` is empty, or does not hold every parameter.
-        FileNotFoundError: it names a local file that does not exist.
+        FileNotFoundError: it names a file that does not exist or cannot be fetched.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained model.")

@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from detectron2.utils import comm
 
 import balms_det
 from balms_det.data.class_stats import build_class_stats
+from balms_det.engine.weights_files import local_weights
 from balms_det.utils.file_cache import file_fingerprint
 from balms_det.utils.files import write_atomically
+from balms_det.utils.local import local_path
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ def run_entry(cfg: CfgNode) -> dict[str, Any]:
             "balms_det": _git(Path(balms_det.__file__).parent, balms_det.__file__),
             "working_directory": _git(Path.cwd()),
         },
-        "weights": _fingerprint(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None,
+        "weights": _fingerprint(cfg.MODEL.WEIGHTS, local_weights) if cfg.MODEL.WEIGHTS else None,
         "datasets": {name: _dataset(name) for name in _datasets(cfg)},
         "class_counts": _class_counts(cfg),
         "config": yaml.safe_load(cfg.dump()),
@@ -141,9 +144,10 @@ def _dataset(name: str) -> dict[str, Any]:
     return {**_fingerprint(entry.json_file), "images": entry.get("image_root")}
 
 
-def _fingerprint(path: str) -> dict[str, Any]:
+def _fingerprint(path: str, locate: Callable[[str], str] = local_path) -> dict[str, Any]:
     try:
-        return file_fingerprint(path)
+        found = file_fingerprint(locate(path))
+        return {**found, "file": path} if "://" in path else found
     except OSError as error:
         return {"file": path, "error": error.strerror or str(error)}
 

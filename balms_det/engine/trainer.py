@@ -8,15 +8,18 @@ import logging
 import weakref
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata
+from detectron2.data import Metadata, build_detection_test_loader
 from detectron2.engine import DefaultPredictor, DefaultTrainer, defaults
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
 from torch import nn
 
+from balms_det.annotations.image_reader import convert_pixels
 from balms_det.data.build import build_meta_loader, build_train_loader
+from balms_det.data.mapper import StrictDatasetMapper
 from balms_det.engine.checkpoint import (
     RunCheckpointer,
     load_trained_weights,
@@ -74,6 +77,11 @@ class LongTailTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg):
         return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        mapper = StrictDatasetMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     def build_hooks(self):
         # In the place of the one that DefaultTrainer made, before the hook that saves gets it.
@@ -225,12 +233,18 @@ class LongTailPredictor(DefaultPredictor):
         unloaded = cfg.clone()
         unloaded.defrost()
         unloaded.MODEL.WEIGHTS = ""
+        unloaded.INPUT.FORMAT = "BGR"  # Detectron2's predictor knows RGB besides, and no others
         super().__init__(unloaded)
         self.cfg = cfg.clone()
         if not cfg.DATASETS.TEST:  # as Detectron2 has it of the first of those
             self.metadata = _metadata(cfg)
         load_trained_weights(cfg, self.model)
         use_fast_inference(self.model)
+
+    def __call__(self, original_image: np.ndarray) -> dict:
+        """Predict on an image, (H, W, 3) uint8 BGR, converted to ``INPUT.FORMAT``."""
+        image = convert_pixels(original_image[:, :, ::-1], self.cfg.INPUT.FORMAT)
+        return super().__call__(image)
 
 
 def _metadata(cfg: CfgNode) -> Metadata:

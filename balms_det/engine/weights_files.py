@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
 import pickle
 import re
 import struct
@@ -30,10 +31,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import safetensors
 import torch
+from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common.file_io import get_cache_dir
 from safetensors.torch import save_file
 
 from balms_det.utils.files import atomic_path, write_atomically
@@ -49,6 +54,49 @@ _TEXTS = ("__author__", "matching_heuristics")
 IDENTITY = "balms_det"
 # torch.load has learned it in version 2.1.
 _MMAP = {"mmap": True} if "mmap" in inspect.signature(torch.load).parameters else {}
+
+
+def local_weights(name: str) -> str:
+    """Path on this machine of what ``MODEL.WEIGHTS`` names.
+
+    An address (``detectron2://``, ``catalog://``, ``https://`` or another that Detectron2's
+    ``PathManager`` knows) is fetched into its cache once, with a lock against other processes.
+
+    Args:
+        name: a path or an address; ``?matching_heuristics=True`` may follow.
+
+    Raises:
+        FileNotFoundError: there is no such file, or it cannot be fetched; where a copy can be put
+            by hand, the message says from where and to where.
+    """
+    address = name.split("?")[0]
+    try:
+        path = PathManager.get_local_path(address)
+    except (OSError, KeyError, RuntimeError) as error:  # the last two: not in Detectron2's catalog
+        raise FileNotFoundError(
+            f"MODEL.WEIGHTS: {name!r} cannot be fetched ({error}).{_by_hand(address)}"
+        ) from error
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {name!r}")
+    return path
+
+
+def _by_hand(address: str) -> str:
+    """From where and to where a file can be copied, for the addresses that a cache serves."""
+    if address.startswith(ModelCatalogHandler.PREFIX):
+        try:
+            url = ModelCatalog.get(address[len(ModelCatalogHandler.PREFIX) :])
+        except (KeyError, RuntimeError):
+            return " Detectron2's catalog does not list it."
+    elif address.startswith(Detectron2Handler.PREFIX):
+        prefix = Detectron2Handler.S3_DETECTRON2_PREFIX
+        url = prefix + address[len(Detectron2Handler.PREFIX) :]
+    else:
+        url = address
+    if not url.startswith(("https://", "http://")):
+        return ""
+    cached = os.path.join(get_cache_dir(), urlparse(url).path.lstrip("/"))
+    return f" Without a network, fetch {url} elsewhere and put it at {cached}"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

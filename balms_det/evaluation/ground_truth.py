@@ -24,9 +24,12 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import numpy as np
 
+from balms_det.annotations.boxes import check_boxes
 from balms_det.annotations.masks import (
     MAX_COORDINATE,
     check_polygons,
+    longest_outline,
+    outline_lengths,
     runs_fit,
     segmentation_to_rle,
 )
@@ -125,6 +128,10 @@ def _decode_mask(_: type, segmentation: Any) -> WrittenMask:
         return WrittenMask(segmentation)
     except OverflowError as error:  # json has whole numbers without end
         raise ValueError(str(error)) from error
+    except TypeError as error:
+        raise ValueError(
+            f"a polygon is one list of numbers [x1, y1, x2, y2, ...]: {error}"
+        ) from error
 
 
 def _convert(loaded: Any, content_type: type) -> TruthFile:
@@ -233,8 +240,13 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
     annotations = [content.annotations[m] for m in kept.tolist()]
     box = _boxes(annotations)
     refuse(name, content.annotations, np.isnan(area), "an area that is no number")
-    refuse(name, annotations, ~np.isfinite(box).all(1), "a bbox that is not finite")
     sizes = [(i.height, i.width) for i in images]
+    check_boxes(
+        name,
+        box,
+        np.array(sizes, np.int64)[image[kept]],
+        lambda m: f"annotation {annotations[m].id!r}",
+    )
     return GroundTruth(
         source=name,
         federated=federated,
@@ -326,7 +338,8 @@ def checked_masks(
     masks = []
     for start in range(0, len(annotations), _CHUNK):
         part = annotations[start : start + _CHUNK]
-        masks += _sound_polygons(part) or _one_by_one(name, part, image[start:], sizes)
+        of_part = [sizes[n] for n in image[start : start + _CHUNK].tolist()]
+        masks += _sound_polygons(part, of_part) or _one_by_one(name, part, of_part)
     rles = [m for m, mask in enumerate(masks) if isinstance(mask.segmentation, dict)]
     broken = np.zeros(len(masks), bool)
     broken[rles] = ~runs_fit([masks[m].segmentation for m in rles])
@@ -334,8 +347,11 @@ def checked_masks(
     return masks
 
 
-def _sound_polygons(annotations: list) -> list[WrittenMask] | None:
-    """The masks of annotations that all have polygons without a fault, looked at together."""
+def _sound_polygons(annotations: list, sizes: list) -> list[WrittenMask] | None:
+    """The masks of annotations that all have polygons without a fault, looked at together.
+
+    ``sizes`` are the (height, width) of each one's image.
+    """
     masks = [annotation.segmentation for annotation in annotations]
     if None in masks:
         return None
@@ -345,18 +361,20 @@ def _sound_polygons(annotations: list) -> list[WrittenMask] | None:
     outlines = list(itertools.chain.from_iterable(drawn))
     lengths = np.fromiter(map(len, outlines), np.int64, len(outlines))
     fit = (lengths > 4) & (lengths % 2 == 0)
-    if not fit.all() or not (np.abs(np.frombuffer(b"".join(outlines))) <= MAX_COORDINATE).all():
+    numbers = np.frombuffer(b"".join(outlines))
+    if not fit.all() or not (np.abs(numbers) <= MAX_COORDINATE).all():
         return None
-    return masks
+    longest = np.repeat([longest_outline(*size) for size in sizes], list(map(len, drawn)))
+    return masks if (outline_lengths(numbers, lengths) <= longest).all() else None
 
 
-def _one_by_one(name: str, annotations: list, image: np.ndarray, sizes: list) -> list[WrittenMask]:
+def _one_by_one(name: str, annotations: list, sizes: list) -> list[WrittenMask]:
     masks = []
-    for annotation, rank in zip(annotations, image.tolist()):
+    for annotation, size in zip(annotations, sizes):
         if annotation.segmentation is None:
             raise AnnotationFileError(f"{name}: annotation {annotation.id!r} has no segmentation.")
         try:
-            masks.append(_checked(annotation.segmentation, *sizes[rank]))
+            masks.append(_checked(annotation.segmentation, *size))
         except (ValueError, KeyError, TypeError) as error:
             raise AnnotationFileError(
                 f"{name}: annotation {annotation.id!r} has a broken segmentation: {error}"
@@ -367,11 +385,6 @@ def _one_by_one(name: str, annotations: list, image: np.ndarray, sizes: list) ->
 def _checked(mask: WrittenMask, height: int, width: int) -> WrittenMask:
     polygons = mask.segmentation
     if isinstance(polygons, list):
-        lengths = list(map(len, polygons))
-        if not lengths or min(lengths) < 4 or any(length % 2 for length in lengths):
-            raise ValueError(f"it has polygons of {lengths} numbers.")
-        if min(lengths) > 4:
-            check_polygons([polygon.tolist() for polygon in polygons])
-            return mask
-        # Two points are pycocotools' to draw or refuse, as in the official package.
+        check_polygons([polygon.tolist() for polygon in polygons], height, width)
+        return mask
     return WrittenMask(segmentation_to_rle(polygons, height, width))

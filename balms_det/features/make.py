@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from balms_det.data.mapper import RepeatFactorDatasetMapper
+from balms_det.data.mapper import RepeatFactorDatasetMapper, StrictDatasetMapper
 from balms_det.engine.checkpoint import load_weights
 from balms_det.features.manifest import (
     EVAL,
@@ -341,7 +341,7 @@ class ExampleDataset(Dataset):
 def build_mapper(cfg: CfgNode, settings: Settings) -> DatasetMapper:
     """From a dataset dict to what the detector reads for this purpose."""
     if settings.purpose == EVAL:
-        return DatasetMapper(cfg, is_train=False)
+        return StrictDatasetMapper(cfg, is_train=False)
     mapper = RepeatFactorDatasetMapper(cfg, is_train=True)
     if not settings.augmented:
         mapper.augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))

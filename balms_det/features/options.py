@@ -16,6 +16,7 @@ from balms_det.annotations.class_identity import ClassListError, check_same_orde
 from balms_det.data.build import load_train_dicts
 from balms_det.data.class_stats import build_class_stats, dataset_classes
 from balms_det.engine.identity import config_classes
+from balms_det.engine.weights_files import local_weights
 from balms_det.features.manifest import (
     DTYPES,
     EVAL,
@@ -127,9 +128,7 @@ def weights_sha256(path: str) -> str:
     """SHA-256 of a checkpoint."""
     if not path:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of the trained detector")
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(f"MODEL.WEIGHTS: there is no file {path!r}")
-    return file_sha256(Path(PathManager.get_local_path(path)))
+    return file_sha256(Path(local_weights(path)))
 
 
 def model_sha256(cfg: CfgNode) -> str:

@@ -1,15 +1,14 @@
-"""Box-classification losses, usable without the rest of the package."""
+"""Box-classification losses, usable without the rest of the package.
 
-from balms_det.losses.acsl import ACSLLoss
-from balms_det.losses.bags import BAGSLoss
-from balms_det.losses.balanced_softmax import (
-    BalancedSigmoidLoss,
-    BalancedSoftmaxLoss,
-    balanced_sigmoid_offsets,
-    balanced_softmax_offsets,
-)
-from balms_det.losses.circle import CircleLoss
-from balms_det.losses.class_balanced import ClassBalancedLoss, effective_number_weights
+Every module of this folder is imported, so that its losses are registered: a new loss is a new
+file. Each registered class is an attribute of the package by its name.
+"""
+
+import importlib
+import pkgutil
+
+from balms_det.losses.balanced_softmax import balanced_sigmoid_offsets, balanced_softmax_offsets
+from balms_det.losses.class_balanced import effective_number_weights
 from balms_det.losses.core.base import BOX_LOSS_REGISTRY, BoxLoss, build_box_loss, full_precision
 from balms_det.losses.core.binary_terms import binary_cross_entropy_per_roi
 from balms_det.losses.core.context import ROI_FIELDS, ContextLoss
@@ -18,78 +17,37 @@ from balms_det.losses.core.families import (
     BackgroundSigmoidFamily,
     BinaryFamily,
     SigmoidFamily,
-    SigmoidLoss,
     SigmoidObjectnessFamily,
     SoftmaxFamily,
-    SoftmaxLoss,
     SoftmaxObjectnessFamily,
 )
 from balms_det.losses.core.functional import shifted_cross_entropy
 from balms_det.losses.core.priors import class_counts, count_bins, frequency_groups, image_frequency
-from balms_det.losses.decoupled_softmax import DecoupledSoftmaxLoss, SoftTopKLoss
-from balms_det.losses.droploss import DropLoss, drop_factors
-from balms_det.losses.ecm import ECMLoss
-from balms_det.losses.elastic_face import ElasticFaceLoss
-from balms_det.losses.eql import EQLLoss, equalization_factors
-from balms_det.losses.eqlv2 import EQLv2Loss
-from balms_det.losses.fcbl import FCBLLoss
-from balms_det.losses.federated import FederatedLoss
-from balms_det.losses.focal import FocalLoss
-from balms_det.losses.gumbel import GumbelDropLoss, GumbelEQLLoss, GumbelLoss
-from balms_det.losses.ldam import LDAMLoss
-from balms_det.losses.loce import LOCELoss
-from balms_det.losses.logit_adjusted import LogitAdjustedLoss
-from balms_det.losses.normalized_softmax import NormalizedSoftmaxLoss
-from balms_det.losses.pcb import PairwiseBalance, PCBEQLv2Loss, PCBLoss, PCBSeesawLoss
-from balms_det.losses.recall import RecallLoss
-from balms_det.losses.seesaw import SeesawLoss, seesaw_offsets
-from balms_det.losses.z_loss import ZLoss
+from balms_det.losses.droploss import drop_factors
+from balms_det.losses.eql import equalization_factors
+from balms_det.losses.pcb import PairwiseBalance
+from balms_det.losses.seesaw import seesaw_offsets
 from balms_det.utils.registry import keyword_arguments
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+_LOSSES = dict(BOX_LOSS_REGISTRY)
+globals().update(_LOSSES)
 
 __all__ = [
     "BOX_LOSS_REGISTRY",
     "ROI_FIELDS",
-    "ACSLLoss",
-    "BAGSLoss",
     "BackgroundSigmoidFamily",
-    "BalancedSigmoidLoss",
-    "BalancedSoftmaxLoss",
     "BinaryFamily",
     "BoxLoss",
-    "CircleLoss",
-    "ClassBalancedLoss",
     "ContextLoss",
     "CosineClassifier",
-    "DecoupledSoftmaxLoss",
-    "DropLoss",
-    "ECMLoss",
-    "EQLLoss",
-    "EQLv2Loss",
-    "ElasticFaceLoss",
-    "FCBLLoss",
-    "FederatedLoss",
-    "FocalLoss",
-    "GumbelDropLoss",
-    "GumbelEQLLoss",
-    "GumbelLoss",
-    "LDAMLoss",
-    "LOCELoss",
-    "LogitAdjustedLoss",
-    "NormalizedSoftmaxLoss",
-    "PCBEQLv2Loss",
-    "PCBLoss",
-    "PCBSeesawLoss",
     "PairwiseBalance",
-    "RecallLoss",
-    "SeesawLoss",
     "SigmoidFamily",
-    "SigmoidLoss",
     "SigmoidObjectnessFamily",
-    "SoftTopKLoss",
     "SoftmaxFamily",
-    "SoftmaxLoss",
     "SoftmaxObjectnessFamily",
-    "ZLoss",
     "balanced_sigmoid_offsets",
     "balanced_softmax_offsets",
     "binary_cross_entropy_per_roi",
@@ -105,4 +63,5 @@ __all__ = [
     "keyword_arguments",
     "seesaw_offsets",
     "shifted_cross_entropy",
+    *_LOSSES,
 ]

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as mask_api
 
+from balms_det.annotations.image_reader import read_image
 from balms_det.annotations.masks import rle_to_mask
 from balms_det.annotations.polygons import mask_to_polygons
 from balms_det.evaluation.detections import Detections
@@ -191,15 +192,14 @@ class Album:
 
 
 def read_picture(path: str, size: tuple[int, int]) -> Image.Image:
-    """Read an image as RGB, turned as its EXIF says, like Detectron2 does.
+    """Read an image as RGB, as training and evaluation read it.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it cannot be read or is not of ``size`` (height, width).
     """
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
+        picture = Image.fromarray(read_image(path, "RGB"))
     except FileNotFoundError:
         raise
     except OSError as error:

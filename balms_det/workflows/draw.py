@@ -21,6 +21,7 @@ from pycocotools import mask as mask_api
 
 from balms_det.annotations.images import locate_images
 from balms_det.annotations.masks import rle_to_mask, segmentation_to_rle
+from balms_det.report.gallery import read_picture
 from balms_det.utils.files import atomic_path
 from balms_det.utils.trust import plot_label
 
@@ -110,7 +111,7 @@ def _rare_hits(detections: list[dict], categories: dict) -> int:
 
 
 def _draw_cell(image: dict, path: str, instances: list[dict], categories: dict) -> Image.Image:
-    picture = Image.open(path).convert("RGB")
+    picture = read_picture(path, (image["height"], image["width"]))
     scale = CELL / max(picture.size)
     pixels = np.asarray(picture, dtype=np.float32)
     for instance in (i for i in instances if i["right"]):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from balms_det.annotations.instances import load_instances
 from balms_det.annotations.summary import annotation_summary
+from balms_det.data.mapper import StrictDatasetMapper
 from balms_det.engine.identity import Identity, model_identity
 from balms_det.engine.weights_files import IDENTITY
 from balms_det.engine.written_model import check_written
@@ -48,7 +48,7 @@ def read_exemplars(
         raise ValueError(f"{json_file}: no category {category!r}; it has {', '.join(names)}")
     label = names.index(category)
     size = cfg.INPUT.MIN_SIZE_TEST
-    mapper = DatasetMapper(
+    mapper = StrictDatasetMapper(
         is_train=True,
         augmentations=[T.ResizeShortestEdge([size, size], cfg.INPUT.MAX_SIZE_TEST)],
         image_format=cfg.INPUT.FORMAT,

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 
+from balms_det.annotations.image_reader import read_image
 from balms_det.data.class_stats import build_class_stats, dataset_class_names
-from balms_det.utils.files import atomic_path
+from balms_det.utils.files import atomic_path, write_atomically
 from balms_det.workflows.draw import draw_detections, frequency_metadata
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -72,13 +72,13 @@ def draw_images(
     """
     for file, target in zip(files, _targets(files, out)):
         try:
-            image = read_image(file, format="BGR")
+            image = read_image(file)
         except OSError as error:
             raise ValueError(f"{file} cannot be read as an image: {error}") from error
         instances = predictor(image)["instances"]
         picture = draw_detections(image[:, :, ::-1], instances, metadata, scale)
-        with atomic_path(target) as part:
-            cv2.imwrite(str(part), picture[:, :, ::-1])
+        # Not cv2.imwrite, which says that it has written what a full disk cut off.
+        write_atomically(target, cv2.imencode(".png", picture[:, :, ::-1])[1].tobytes())
         yield target, instances
 
 
@@ -118,7 +118,7 @@ def draw_video(
         raise ValueError(f"a video is written as .mp4, and {out} has another ending")
     source = cv2.VideoCapture(str(video))
     rate = source.get(cv2.CAP_PROP_FPS) or 25.0
-    writer = None
+    writer, frames = None, 0
     with atomic_path(out) as part:
         try:
             while (frame := source.read()[1]) is not None:
@@ -128,6 +128,7 @@ def draw_video(
                     size = drawn.shape[1::-1]
                     writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
                 writer.write(np.ascontiguousarray(drawn))
+                frames += 1
                 yield instances
         finally:
             source.release()
@@ -135,3 +136,17 @@ def draw_video(
                 writer.release()
         if writer is None:
             raise ValueError(f"{video} is not a video that OpenCV can read, or has no frame")
+        _check_length(part, frames, out)
+
+
+def _check_length(part: Path, frames: int, out: Path) -> None:
+    """Whether a video is whole, which OpenCV's writer does not say.
+
+    Raises:
+        OSError: it is not.
+    """
+    written = cv2.VideoCapture(str(part))
+    found = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+    written.release()
+    if found != frames:
+        raise OSError(f"{out}: {found} of {frames} frames could be written; is the disk full?")

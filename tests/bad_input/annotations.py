@@ -110,7 +110,53 @@ MASKS = [
 TRUTH = [
     bad("truth without area", truth(without("annotations", 0, "area")), "val.json", "`area`"),
     bad("truth area NaN", truth(annotation("area", NAN)), "annotation 1", "no number"),
-    bad("truth bbox infinite", truth(annotation("bbox", [1, 1, 1e999, 1])), "not finite"),
+    bad("truth bbox infinite", truth(annotation("bbox", [1, 1, 1e999, 1])), "inf"),
+    bad(
+        "truth bbox negative",
+        truth(annotation("bbox", [1, 9, 2, -3])),
+        "annotation 1",
+        "no negative",
+    ),
+    bad(
+        "truth polygon of a box",
+        truth(annotation("segmentation", [[1, 1, 5, 5]])),
+        "annotation 1",
+        "3 points, it has 4",
+    ),
+    bad(
+        "truth box after an outline",
+        truth(annotation("segmentation", [[1, 1, 6, 1, 6, 6], [1, 1, 5, 5]])),
+        "3 points, it has 4",
+    ),
+    bad(
+        "truth polygon of points",
+        truth(annotation("segmentation", [[[1, 1], [6, 1], [6, 6]]])),
+        "one list of numbers",
+    ),
+    bad(
+        "truth outline far away",
+        truth(annotation("segmentation", [[1e6, 1, -1e6, 2] * 50])),
+        "annotation 1",
+        "far outside",
+    ),
+    bad(
+        "outline far away",
+        load(annotation("segmentation", [[1e6, 1, -1e6, 2] * 50])),
+        "annotation 1",
+        "far outside",
+    ),
+    bad(
+        "polygon of a box",
+        load(annotation("segmentation", [[1, 1, 5, 5]])),
+        "annotation 1",
+        "four corners",
+    ),
+    bad(
+        "polygon of points",
+        load(annotation("segmentation", [[[1, 1], [6, 1], [6, 6]]])),
+        "annotation 1",
+        "list of points",
+    ),
     bad(
         "truth without masks",
         truth(without("annotations", 0, "segmentation")),
@@ -125,7 +171,7 @@ TRUTH = [
         "segmentation",
         "too large",
     ),
-    bad("truth polygon odd", truth(annotation("segmentation", [[1, 2, 3, 4, 5]])), "[5]"),
+    bad("truth polygon odd", truth(annotation("segmentation", [[1, 2, 3, 4, 5]])), "5 numbers"),
     bad(
         "truth RLE damaged",
         truth(annotation("segmentation", {"size": [10, 20], "counts": "zz"})),

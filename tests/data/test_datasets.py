@@ -8,7 +8,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from balms_det.annotations.instances import load_instances
 from balms_det.annotations.read import AnnotationFileError
+from balms_det.data.class_stats import ClassStats
 from balms_det.data.datasets import register_files, resolve_num_classes, setup_datasets
 from tests.data.conftest import coco_content, lvis_content
 
@@ -69,8 +71,7 @@ def test_masks_of_every_kind(write_dataset, cfg):
     content = coco_content()
     runs_of = content["annotations"]
     runs_of[0]["segmentation"], runs_of[1]["segmentation"] = compressed, runs
-    runs_of[2]["segmentation"] = [[1, 1, 2, 2], [1, 1, 5, 1, 5, 5]]  # the first is no polygon
-    runs_of[3]["segmentation"] = [[1, 1, 2, 2]]
+    runs_of[2]["segmentation"] = [[1, 1, 5, 1, 5, 5]]
     json_file, root = write_dataset(content)
     register_files([["files_masks", json_file, root]])
     first, second, _ = DatasetCatalog.get("files_masks")
@@ -78,7 +79,22 @@ def test_masks_of_every_kind(write_dataset, cfg):
     assert masks[0] == compressed
     np.testing.assert_array_equal(mask_util.decode(masks[1]), mask)
     assert masks[2] == [[1, 1, 5, 1, 5, 5]]
-    assert [a["category_id"] for a in second["annotations"]] == [2]
+    assert len(second["annotations"]) == sum(a["image_id"] == 2 for a in runs_of)
+
+
+def test_every_object_that_is_counted_is_loaded(write_dataset, cfg):
+    """An outline of two points is no reason to drop it silently, and leave the count."""
+    content = coco_content()
+    json_file, root = write_dataset(content)
+    register_files([["files_counted", json_file, root]])
+    loaded = [a for record in DatasetCatalog.get("files_counted") for a in record["annotations"]]
+    things = [a["category_id"] for a in loaded if not a["iscrowd"]]
+    stats = ClassStats.from_file(json_file)
+    assert np.bincount(things, minlength=stats.num_classes).tolist() == list(stats.instance_count)
+    content["annotations"][3]["segmentation"] = [[1, 1, 2, 2]]
+    json_file, root = write_dataset(content)
+    with pytest.raises(ValueError, match=r"needs 3 points, it has 4 numbers"):
+        load_instances("files_counted", json_file, root)
 
 
 def test_same_row_twice_is_fine_and_another_is_not(write_dataset, cfg):

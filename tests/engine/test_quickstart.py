@@ -124,3 +124,30 @@ def test_the_page_shows_the_first_seed_of_every_method(root):
     quickstart.write_page(root, root / "run")
     page = (root / "run" / "report.html").read_text(encoding="utf-8")
     assert '"name":"Softmax"' in page and '"name":"Balanced Softmax"' in page
+
+
+def test_a_relative_folder_is_the_callers(root, tmp_path, monkeypatch):
+    folders = []
+
+    class StopError(Exception):
+        pass
+
+    def stop(_, folder, *others):
+        folders.append(folder)
+        raise StopError
+
+    monkeypatch.setattr(quickstart, "run", lambda *_, **options: None)
+    monkeypatch.setattr(quickstart, "train", stop)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(StopError):
+        quickstart.run_quickstart(root, Path("demo"))
+    assert folders == [tmp_path / "elsewhere" / "demo" / "seed0"]
+
+
+def test_a_checkout_that_was_moved_has_the_same_inputs(root):
+    inside, outside = (
+        quickstart_steps.fingerprint(root, ["python", f"{folder}/output"])
+        for folder in (root, "/elsewhere")
+    )
+    assert inside == quickstart_steps.fingerprint(root, ["python", "output"]) != outside

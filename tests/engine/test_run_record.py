@@ -81,13 +81,11 @@ def test_a_file_that_is_no_record_is_kept_aside(make_cfg, tmp_path, caplog, cont
 def test_what_is_missing_is_said_and_stops_nothing(make_cfg, tmp_path):
     cfg = make_cfg("stage1.yaml", tmp_path).clone()
     cfg.defrost()
-    cfg.MODEL.WEIGHTS = "detectron2://nowhere.pkl"
+    cfg.MODEL.WEIGHTS = "catalog://nowhere"
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ("no_such_dataset",)
     entry = run_entry(cfg)
-    assert entry["weights"] == {
-        "file": "detectron2://nowhere.pkl",
-        "error": "No such file or directory",
-    }
+    assert entry["weights"]["file"] == "catalog://nowhere"
+    assert "cannot be fetched" in entry["weights"]["error"]
     assert "error" in entry["datasets"]["coco_2017_train"]
     assert "error" in entry["datasets"]["no_such_dataset"] and "error" in entry["class_counts"]
     json.dumps(entry)

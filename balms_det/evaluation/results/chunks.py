@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, TypedDict
 
 import msgspec
-from detectron2.utils.file_io import PathManager
+
+from balms_det.utils.local import local_path as path_on_this_machine
 
 _CHUNK_BYTES = 8 << 20
 _CHUNK_ENTRIES = 1 << 12
@@ -70,7 +71,7 @@ def _decoder(keys: Collection[str] | None) -> Callable[[bytes], list]:
 
 
 def _file_chunks(path: str, decode: Callable[[bytes], list]) -> Iterator[list]:
-    local_path = PathManager.get_local_path(path)
+    local_path = path_on_this_machine(path)
     if os.path.isdir(local_path):
         raise FileNotFoundError(f"'{path}' is a folder: give the results file inside it.")
     if not os.path.isfile(local_path):

@@ -12,22 +12,25 @@ import pytest
 import torch
 from detectron2.utils import comm
 
+from balms_det.data.datasets import register_files
 from balms_det.features import CacheOptions, FeatureCache, FeatureCacheError, cache_features, shards
 from balms_det.features import make as disk
 from balms_det.features.make import sole_writer
 
-FORK = multiprocessing.get_context("fork")
+# Not "fork": a child that is forked after OpenMP has started its threads waits for them for ever.
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def _in_child(function, *arguments):
-    """Run in a forked process; its exit code."""
-    child = FORK.Process(target=function, args=arguments)
+    """Run in a new process; its exit code."""
+    child = SPAWN.Process(target=function, args=arguments)
     child.start()
     child.join(timeout=120)
     return child.exitcode
 
 
 def _killed_in_second_shard(cached, folder):
+    register_files(cached.cfg.DATASETS.FILES)
     save = shards.save_file
 
     def save_half(columns, path, metadata):
@@ -56,6 +59,7 @@ def test_killed_cache_has_no_false_shard_and_goes_on(cached, tmp_path, contents)
 
 
 def _rank(rank, cached, folder, store):
+    register_files(cached.cfg.DATASETS.FILES)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2
     )
@@ -66,7 +70,7 @@ def _rank(rank, cached, folder, store):
 
 def test_two_ranks_write_the_same_cache(cached, tmp_path, contents):
     folder, store = tmp_path / "cache", tmp_path / "store"
-    ranks = [FORK.Process(target=_rank, args=(r, cached, folder, store)) for r in range(2)]
+    ranks = [SPAWN.Process(target=_rank, args=(r, cached, folder, store)) for r in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -86,6 +90,7 @@ def test_workers_and_outputs_do_not_matter(cached, tmp_path, contents):
 
 
 def _small_files_only(cached, folder, message):
+    register_files(cached.cfg.DATASETS.FILES)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     try:
         cache_features(cached.cfg, folder, cached.options)
@@ -94,7 +99,7 @@ def _small_files_only(cached, folder, message):
 
 
 def test_failed_write_leaves_no_shard(cached, tmp_path):
-    folder, message = tmp_path / "cache", FORK.SimpleQueue()
+    folder, message = tmp_path / "cache", SPAWN.SimpleQueue()
     assert _in_child(_small_files_only, cached, folder, message) == 0
     assert not message.empty()
     text = message.get()
