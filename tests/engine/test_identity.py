@@ -21,6 +21,7 @@ from balms_det.engine import (
 from balms_det.engine.identity import (
     Identity,
     check_scores,
+    check_statistics,
     config_classes,
     identity_in,
     model_identity,
@@ -231,3 +232,19 @@ def test_other_classes_do_not_predict(finished, make_cfg, icons, tmp_path):
     cfg = make_cfg("stage1.yaml", tmp_path, *opts)
     with pytest.raises(ClassListError, match=r"model_final\.pth.*renamed\.json.*'gnu'"):
         load_trained_weights(cfg, LongTailTrainer.build_model(cfg))
+
+
+def test_statistics_of_a_calibration_are_of_the_model_s_classes(finished, make_cfg, tmp_path):
+    names = read_identity(finished / "model_final.pth").class_names
+    path = tmp_path / "statistics.json"
+    node = "MODEL.ROI_BOX_HEAD.CALIBRATION"
+    arguments = (f"{node}.NAME", "FRACAL", f"{node}.ARGS.STATISTICS", str(path))
+    cfg = make_cfg("stage1.yaml", tmp_path, *arguments)
+    for classes, fits in ((names, True), (None, True), (names[::-1], False), (names[1:], False)):
+        said = {} if classes is None else {"classes": classes}
+        path.write_text(json.dumps({"fractal_dimension": [1.0] * len(names), **said}))
+        if fits:
+            check_statistics(cfg)
+            continue
+        with pytest.raises(ClassListError, match=r"statistics\.json.*icons_lt_train\.json"):
+            check_statistics(cfg)
