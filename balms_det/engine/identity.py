@@ -31,6 +31,7 @@ from balms_det.data.class_stats import (
     build_class_stats,
     dataset_class_names,
     dataset_classes,
+    dataset_source_name,
     stats_of,
 )
 from balms_det.engine.weights_files import IDENTITY, peek_checkpoint
@@ -198,6 +199,18 @@ def config_classes(cfg: CfgNode) -> ClassList:
         if stats.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
             return ClassList(cfg.DATASETS.CLASS_COUNTS, stats.num_classes, stats.names)
     return ClassList("the config (MODEL.ROI_HEADS.NUM_CLASSES)", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
+def check_evaluated_classes(cfg: CfgNode, name: str) -> None:
+    """Whether a dataset that names its classes has those of the config's model, in its order.
+
+    Raises:
+        ClassListError: it has others.
+    """
+    names = MetadataCatalog.get(name).get("thing_classes")
+    if names:
+        own = ClassList.of(dataset_source_name(name), names)
+        check_same_order(config_classes(cfg), own)
 
 
 def check_statistics(cfg: CfgNode) -> None:

@@ -34,7 +34,13 @@ from balms_det.engine.hooks import (
     keep_metrics_before,
     scheduled_losses,
 )
-from balms_det.engine.identity import config_classes, model_identity, read_identity, run_of
+from balms_det.engine.identity import (
+    check_evaluated_classes,
+    config_classes,
+    model_identity,
+    read_identity,
+    run_of,
+)
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.non_finite import build_non_finite_guard
 from balms_det.engine.run_record import write_results
@@ -123,6 +129,7 @@ class LongTailTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
+        check_evaluated_classes(cfg, dataset_name)
         return build_evaluator(cfg, dataset_name)
 
     @classmethod

@@ -220,6 +220,18 @@ def test_the_weights_order_is_the_models(finished, make_cfg, icons, tmp_path):
     load_trained_weights(cfg, LongTailTrainer.build_model(cfg))
 
 
+def test_a_model_without_names_is_evaluated_on_as_many_classes(make_cfg, tmp_path):
+    """Neither the config nor the weights say more than how many they are."""
+    for number, fits in (("6", True), ("5", False)):
+        none = ("DATASETS.TRAIN", "()", "MODEL.ROI_HEADS.NUM_CLASSES", number)
+        cfg = make_cfg("stage1.yaml", tmp_path, *none)
+        if fits:
+            LongTailTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+            continue
+        with pytest.raises(ClassListError, match=r"icons_lt_val\.json.* has 6 .*NUM_CLASSES.* 5"):
+            LongTailTrainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+
+
 def test_other_classes_do_not_predict(finished, make_cfg, icons, tmp_path):
     content = json.loads((icons / "icons_lt_train.json").read_text())
     content["categories"][0].update(name="gnu", synonyms=["gnu"])
