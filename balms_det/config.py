@@ -42,8 +42,9 @@ def _add_data(cfg: CN) -> None:
     # Datasets to register from files, without Python: rows of
     # [name, annotation json (LVIS or COCO format), image root].
     cfg.DATASETS.FILES = []
-    # Where class counts come from: a registered dataset or an annotation json.
-    # Empty: the datasets of DATASETS.TRAIN.
+    # Where class counts come from: a registered dataset, an annotation json or a checkpoint of
+    # balms_det. Its classes may be in any order; they are matched by name.
+    # Empty: the datasets of DATASETS.TRAIN; where there are none, the checkpoint MODEL.WEIGHTS.
     cfg.DATASETS.CLASS_COUNTS = ""
 
     # Paste masked instances of scarce classes into images that a sampler repeats.

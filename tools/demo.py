@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
 
-from balms_det.engine import LongTailPredictor, load_cfg
+from balms_det.engine import LongTailPredictor, load_prediction_cfg
 from balms_det.utils.command_line import one_line_errors, positive
 from balms_det.workflows.predict import draw_images, draw_video, image_files, training_metadata
 
@@ -37,7 +37,7 @@ def main() -> int:
     setup_logger(name="balms_det")
     threshold = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", str(args.confidence_threshold)]
     files = image_files(args.input or [])
-    cfg = load_cfg(args.config_file, [*threshold, *args.opts])
+    cfg = load_prediction_cfg(args.config_file, [*threshold, *args.opts])
     predictor, metadata = LongTailPredictor(cfg), training_metadata(cfg)
     if args.video_input:
         for number, found in enumerate(

@@ -13,6 +13,8 @@ import logging
 import sys
 from pathlib import Path
 
+from balms_det.annotations.class_identity import ClassList
+from balms_det.annotations.summary import annotation_summary
 from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, ClassStats
 from balms_det.evaluation import compare_results
 from balms_det.evaluation.compare import comparison_table, write_comparison
@@ -58,7 +60,9 @@ def parse_args() -> argparse.Namespace:
 def options(args: argparse.Namespace) -> dict:
     groups = None
     if args.train_json:
-        stats = ClassStats.from_file(args.train_json)
+        evaluated = annotation_summary(args.gt)
+        wanted = ClassList.of(args.gt, evaluated.names, evaluated.category_ids)
+        stats = ClassStats.from_file(args.train_json).in_order_of(wanted, args.train_json)
         groups = stats.frequency_groups(*args.frequency_limits)
     rule = "fixed" if args.fixed else "default"
     return {"rule": rule, "groups": groups, "lenient": args.lenient}

@@ -38,7 +38,7 @@ def main() -> int:
     exemplars = read_exemplars(cfg, args.exemplars, args.images, args.category, args.max_exemplars)
     model = LongTailTrainer.build_model(cfg)
     load_trained_weights(cfg, model)
-    weights, config = imprint(cfg, model, exemplars, args.out)
+    weights, config = imprint(cfg, model, exemplars, args.out, args.category)
     boxes = sum(len(record["instances"]) for record in exemplars)
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     print(f"{args.category}: label {classes}, from {boxes} boxes\n{weights}\n{config}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,14 @@ from balms_det.annotations.summary import LVIS, annotation_summary
 logger = logging.getLogger(__name__)
 
 
-def load_instances(name: str, json_file: str, image_root: str) -> list[dict]:
+def load_instances(
+    name: str, json_file: str, image_root: str, class_of: Mapping[int, int] | None = None
+) -> list[dict]:
     """Dataset dicts of an annotation file, in the order of the image ids.
 
-    Every annotation becomes an instance, so that the counts of the classes are those of what is
-    trained on; a polygon of fewer than 3 points, which Detectron2 leaves out, is an error.
+    ``class_of`` is the contiguous class of each category id, by default the rank of the id. Every
+    annotation becomes an instance, so that the counts of the classes are those of what is trained
+    on; a polygon of fewer than 3 points, which Detectron2 leaves out, is an error.
     LVIS files keep ``neg_category_ids`` and ``not_exhaustive_category_ids`` (the file's own ids).
 
     Raises:
@@ -43,15 +47,17 @@ def load_instances(name: str, json_file: str, image_root: str) -> list[dict]:
         AnnotationFileError: see ``annotation_file.summarize``; also a box or a mask that is none.
     """
     with garbage_collector_paused():
-        return _load(name, json_file, image_root)
+        return _load(name, json_file, image_root, class_of)
 
 
-def _load(name: str, json_file: str, image_root: str) -> list[dict]:
+def _load(
+    name: str, json_file: str, image_root: str, class_of: Mapping[int, int] | None
+) -> list[dict]:
     summary = annotation_summary(json_file)  # every id is known to be listed from here on
     content = read_annotation_json(json_file)
     images = sorted(content["images"], key=lambda image: image["id"])
     annotations = _group_by_image(json_file, content.pop("annotations", ()))
-    class_of = {category_id: c for c, category_id in enumerate(summary.category_ids)}
+    class_of = class_of or {category_id: c for c, category_id in enumerate(summary.category_ids)}
     records = []
     for image, path in zip(images, locate_images(name, images, image_root, summary.format)):
         record = _image_record(json_file, image, path, summary.format)

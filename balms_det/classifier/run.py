@@ -15,8 +15,10 @@ from balms_det.classifier.pool import RoIPool
 from balms_det.classifier.recipe import Recipe, Trainee, build_trainee
 from balms_det.classifier.train import build_classifier_trainer
 from balms_det.engine.config import as_yaml, child_content
+from balms_det.engine.identity import model_identity
 from balms_det.engine.partial_state import copy_into, state_digest
 from balms_det.engine.run_record import write_results, write_run_record
+from balms_det.engine.weights_files import IDENTITY
 from balms_det.engine.written_model import check_written
 from balms_det.evaluation.tables import METRICS, Row
 from balms_det.features import FeatureCache
@@ -213,8 +215,9 @@ def write_model(out: Path, model: nn.Module, recipe: Recipe, comment: str) -> tu
     """
     weights, config = Path(out) / WEIGHTS, Path(out) / CONFIG
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    identity = model_identity(recipe.load(), model).plain()
     with atomic_path(weights) as part:
-        torch.save({"model": state, "__author__": "balms_det"}, part)
+        torch.save({"model": state, "__author__": "balms_det", IDENTITY: identity}, part)
     opts = [*recipe.opts, "MODEL.WEIGHTS", str(weights), "OUTPUT_DIR", str(out)]
     content = child_content(config, recipe.config_file, opts)
     write_atomically(config, as_yaml(content, comment))

@@ -17,11 +17,12 @@ from detectron2.data.build import filter_images_with_only_crowd_annotations
 from detectron2.utils import comm
 from torch.utils.data import Dataset
 
+from balms_det.annotations.class_identity import ClassList, check_same_order
 from balms_det.data import meta_sampling  # noqa: F401  registers its sampler
 from balms_det.data.class_stats import (
     ClassStats,
     build_class_stats,
-    check_same_classes,
+    dataset_source_name,
     sum_class_stats,
 )
 from balms_det.data.copy_paste import CopyPaste, InstancePool
@@ -226,11 +227,13 @@ def check_held_out(cfg: CfgNode, class_stats: ClassStats) -> None:
     """
     if cfg.MODEL.LOAD_PROPOSALS:
         raise ValueError("META.DATASETS does not go with MODEL.LOAD_PROPOSALS: leave it empty.")
-    held_out = sum_class_stats([ClassStats.from_dataset(name) for name in cfg.META.DATASETS])
-    try:
-        check_same_classes(class_stats, held_out)
-    except ValueError as error:
-        raise ValueError(f"META.DATASETS {tuple(cfg.META.DATASETS)}: {error}") from error
+    held_out = sum_class_stats(
+        [ClassStats.from_dataset(name) for name in cfg.META.DATASETS],
+        [dataset_source_name(name) for name in cfg.META.DATASETS],
+    )
+    own = ClassList("the training set", class_stats.num_classes, class_stats.names)
+    what = f"META.DATASETS {', '.join(map(dataset_source_name, cfg.META.DATASETS))}"
+    check_same_order(own, ClassList(what, held_out.num_classes, held_out.names))
     absent = np.flatnonzero((class_stats.image_count > 0) & (held_out.image_count == 0))
     if len(absent):
         names = class_stats.names or list(map(str, range(class_stats.num_classes)))

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from balms_det.annotations.class_identity import (
+    ClassList,
+    check_same_order,
+    class_places,
+    reordered,
+)
 from balms_det.annotations.summary import AnnotationSummary, annotation_summary
 from balms_det.data.repeat_factors import class_repeat_factors, instance_aware_frequency
 
@@ -133,6 +139,26 @@ class ClassStats:
         """Counts of a registered dataset: ``count_sources.dataset_summary`` says from where."""
         return cls.from_summary(dataset_summary(name))
 
+    def in_order_of(self, wanted: ClassList, source: str) -> ClassStats:
+        """The same counts with the classes in the order of ``wanted``.
+
+        Args:
+            wanted: of the same classes.
+            source: what an error calls these counts: their file or dataset.
+
+        Raises:
+            ClassListError: other classes.
+        """
+        own = ClassList(source, self.num_classes, self.names)
+        places = class_places(wanted, own)
+        return ClassStats(
+            self.image_count[places],
+            self.instance_count[places],
+            self.num_images,
+            reordered(self.names, places),
+            reordered(self.frequency, places),
+        )
+
     @classmethod
     def from_summary(cls, s: AnnotationSummary) -> ClassStats:
         return cls(s.image_count, s.instance_count, s.num_images, s.names, s.frequency)
@@ -142,18 +168,23 @@ def build_class_stats(cfg: CfgNode) -> ClassStats:
     """Class statistics that a model of this config is trained with.
 
     They come from ``DATASETS.CLASS_COUNTS`` (a dataset or an annotation json), else from the sum of
-    ``DATASETS.TRAIN``. They also become the ``class_image_count`` metadata of the training
-    datasets, which Detectron2's own federated loss reads.
+    ``DATASETS.TRAIN``; the classes are in the order of ``DATASETS.TRAIN``, whatever that of the
+    counted file is. They also become the ``class_image_count`` metadata of the training datasets,
+    which Detectron2's own federated loss reads.
 
     Raises:
         ValueError: no dataset is named, their class lists differ, or nothing is annotated.
-        KeyError, FileNotFoundError: see ``count_sources.dataset_summary``.
+        KeyError, FileNotFoundError: see ``dataset_summary``.
     """
     source = cfg.DATASETS.CLASS_COUNTS
     names = [source] if source else list(cfg.DATASETS.TRAIN)
     if not names:
         raise ValueError("Set DATASETS.TRAIN or DATASETS.CLASS_COUNTS: no dataset to count.")
-    stats = sum_class_stats([stats_of(name) for name in names])
+    parts = [stats_of(name) for name in names]
+    if source and cfg.DATASETS.TRAIN:
+        wanted = dataset_classes(cfg.DATASETS.TRAIN[0])
+        parts = [parts[0].in_order_of(wanted, f"DATASETS.CLASS_COUNTS {source}")]
+    stats = sum_class_stats(parts, [dataset_source_name(name) for name in names])
     if not stats.instance_count.any():
         raise ValueError(
             f"{', '.join(names)}: no annotation at all, crowds aside; there is nothing to learn."
@@ -163,15 +194,21 @@ def build_class_stats(cfg: CfgNode) -> ClassStats:
     return stats
 
 
-def sum_class_stats(parts: Sequence[ClassStats]) -> ClassStats:
+def sum_class_stats(parts: Sequence[ClassStats], sources: Sequence[str] = ()) -> ClassStats:
     """Statistics of several datasets that are trained on together.
 
+    Args:
+        parts: of each dataset.
+        sources: their names, for errors.
+
     Raises:
-        ValueError: their class lists differ.
+        ClassListError: their classes are not the same ones in the same order.
     """
+    sources = sources or [f"dataset {n}" for n in range(len(parts))]
+    first, *others = [ClassList(s, p.num_classes, p.names) for s, p in zip(sources, parts)]
+    for other in others:
+        check_same_order(first, other)
     first = parts[0]
-    for other in parts[1:]:
-        check_same_classes(first, other)
     labels = {part.frequency for part in parts}
     return ClassStats(
         sum(part.image_count for part in parts),
@@ -182,8 +219,24 @@ def sum_class_stats(parts: Sequence[ClassStats]) -> ClassStats:
     )
 
 
+_given: dict[str, ClassStats] = {}
+
+
+def give_class_stats(name: str, stats: ClassStats) -> None:
+    """Let ``DATASETS.CLASS_COUNTS`` name statistics that no dataset has to be counted for.
+
+    Args:
+        name: how the config will call them; what it stood for before is forgotten.
+        stats: for instance those that a checkpoint holds.
+    """
+    _given[name] = stats
+
+
 def stats_of(name: str) -> ClassStats:
-    """Statistics of a registered dataset, or of an annotation file if ``name`` ends in .json."""
+    """Statistics of :func:`give_class_stats`, of an annotation file if ``name`` ends in .json, or
+    of a registered dataset."""
+    if name in _given:
+        return _given[name]
     return ClassStats.from_file(name) if name.endswith(".json") else ClassStats.from_dataset(name)
 
 
@@ -191,12 +244,6 @@ def _set_class_image_count(name: str, stats: ClassStats) -> None:
     from detectron2.data import MetadataCatalog
 
     metadata = MetadataCatalog.get(name)
-    classes = metadata.get("thing_classes")
-    if classes and len(classes) != stats.num_classes:
-        raise ValueError(
-            f"DATASETS.CLASS_COUNTS has {stats.num_classes} classes, but the training dataset "
-            f"'{name}' has {len(classes)}."
-        )
     counts = [{"id": c + 1, "image_count": int(n)} for c, n in enumerate(stats.image_count)]
     if metadata.get("class_image_count", counts) != counts:
         delattr(metadata, "class_image_count")  # Metadata refuses to overwrite
@@ -245,21 +292,6 @@ def check_stats(stats: ClassStats) -> None:
         raise ValueError("ClassStats: frequency labels must be 'r', 'c' or 'f'.")
 
 
-def check_same_classes(first: ClassStats, second: ClassStats) -> None:
-    """Raise ValueError where two datasets list different classes (unnamed ones are let pass)."""
-    if first.num_classes != second.num_classes:
-        raise ValueError(
-            f"Class lists differ: {first.num_classes} and {second.num_classes} classes."
-        )
-    if first.names is None or second.names is None or first.names == second.names:
-        return
-    c = next(i for i, (a, b) in enumerate(zip(first.names, second.names)) if a != b)
-    raise ValueError(
-        f"Class lists differ: class {c} is '{first.names[c]}' in one dataset and "
-        f"'{second.names[c]}' in another."
-    )
-
-
 _SHIPPED_FOLDER = Path(__file__).parent / "counts"
 SHIPPED = ("lvis_v0.5_train", "lvis_v1_train")
 
@@ -299,6 +331,23 @@ def dataset_class_names(name: str) -> list[str] | None:
 
     names = MetadataCatalog.get(name).get("thing_classes") if name in DatasetCatalog else None
     return list(names) if names else dataset_summary(name).names
+
+
+def dataset_classes(name: str) -> ClassList:
+    """Classes of a registered dataset, in the order of its contiguous classes.
+
+    Raises:
+        KeyError, ValueError, FileNotFoundError: see :func:`dataset_summary`.
+    """
+    return ClassList.of(dataset_source_name(name), dataset_class_names(name))
+
+
+def dataset_source_name(name: str) -> str:
+    """What an error calls a dataset: its annotation file, where it has one, and its name."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    json_file = MetadataCatalog.get(name).get("json_file") if name in DatasetCatalog else None
+    return f"{json_file} of '{name}'" if json_file else f"the dataset '{name}'"
 
 
 def dicts_summary(
@@ -345,7 +394,8 @@ def _shipped_summary(path: Path) -> AnnotationSummary:
 
 
 def _json_summary(name: str) -> AnnotationSummary | None:
-    """Counts from the dataset's json; None where the json's classes are not the dataset's."""
+    """Counts from the dataset's json, in the order of its contiguous classes; None where the json's
+    classes are not the dataset's."""
     from detectron2.data import MetadataCatalog
 
     metadata = MetadataCatalog.get(name)
@@ -354,7 +404,15 @@ def _json_summary(name: str) -> AnnotationSummary | None:
         return None
     summary = annotation_summary(json_file)
     names = metadata.get("thing_classes")
-    return None if names and len(names) != len(summary.names) else summary
+    if names and len(names) != len(summary.names):
+        return None
+    class_of = metadata.get("thing_dataset_id_to_contiguous_id")
+    if class_of is None or set(class_of) != set(summary.category_ids):
+        return summary
+    places = sorted(range(len(class_of)), key=lambda k: class_of[summary.category_ids[k]])
+    columns = ("category_ids", "names", "frequency", "image_count", "instance_count")
+    summary = replace(summary, **{c: reordered(getattr(summary, c), places) for c in columns})
+    return replace(summary, names=list(names)) if names else summary
 
 
 def _loaded_summary(name: str) -> AnnotationSummary:

@@ -27,12 +27,24 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
+from balms_det.annotations.class_identity import ClassList, ClassListError, check_same_order
+from balms_det.engine.identity import (
+    Identity,
+    check_run,
+    check_scores,
+    config_classes,
+    identity_in,
+    read_identity,
+)
 from balms_det.engine.partial_state import FrozenStatistics
-from balms_det.engine.weights_files import local_weights, read_checkpoint
+from balms_det.engine.weights_files import IDENTITY, local_weights, read_checkpoint
 from balms_det.utils.files import _PART, WholeFiles
 
 logger = logging.getLogger(__name__)
 
+_OF_CLASSES = re.compile(
+    r"box_predictor(\.\d+)?\.(cls_score|cls_loss|bbox_pred)\.|mask_head\.predictor\."
+)
 _CLASSIFIER = re.compile(r"(?P<predictor>.*box_predictor(\.\d+)?)\.cls_score\.(weight|bias)$")
 
 
@@ -43,16 +55,29 @@ class LongTailCheckpointer(DetectionCheckpointer):
     Args:
         model: the model to load into.
         save_dir: as in Detectron2.
-        require: names as in ``MODEL.DECOUPLED.TRAIN_ONLY``; when given, every parameter except
-            those must be in the file (a frozen part that is missing would stay random for good);
-            an empty list is for a model that is not to be trained.
+        require_all_but: names as in ``MODEL.DECOUPLED.TRAIN_ONLY``; when given, every parameter
+            except those must be in the file (a frozen part that is missing would stay random for
+            good); an empty list is for a model that is not to be trained.
+        classes: of the model. A file that names other ones, or in another order, is refused where
+            ``require_all_but`` is given; where all is trained, its classifier is left out.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, require_all_but=None, **objects):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        require_all_but=None,
+        classes: ClassList | None = None,
+        **objects,
+    ):
         super().__init__(model, save_dir, **objects)
         self._require_all_but = require_all_but
+        self._classes = classes
+        self._source = "the checkpoint"
 
     def _load_file(self, filename: str) -> dict:
+        self._source = filename
         # Not through super(), which unpickles whatever the file holds.
         checkpoint = read_checkpoint(filename)
         url = getattr(self, "_parsed_url_during_load", None)  # older versions of Detectron2 lack it
@@ -65,6 +90,7 @@ class LongTailCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint):
         weights = checkpoint["model"]
+        self._check_identity(weights, identity_in(checkpoint, self._source))
         for key in [key for key in weights if _CLASSIFIER.match(key)]:
             self._convert(weights, key)
         statistics = FrozenStatistics(self.model)
@@ -74,6 +100,20 @@ class LongTailCheckpointer(DetectionCheckpointer):
         if self._require_all_but is not None:
             self._check_frozen_parts(incompatible)
         return incompatible
+
+    def _check_identity(self, weights: dict, identity: Identity | None) -> None:
+        if identity is None:
+            return
+        if self._classes is not None:
+            try:
+                check_same_order(self._classes, identity.classes(self._source))
+            except ClassListError as error:
+                if self._require_all_but is not None:
+                    raise
+                logger.warning("%s The classifier starts anew.", error)
+                leave_classes_out(weights)
+        if self._require_all_but == []:
+            check_scores(identity, self.model, self._source)
 
     def _convert(self, weights: dict, key: str) -> None:
         target = self._model_tensor(key)
@@ -108,6 +148,10 @@ class LongTailCheckpointer(DetectionCheckpointer):
         in_model, in_file = self._model_tensor(box_key), weights.get(box_key)
         if in_model is None or in_file is None:
             return False
+        masks = [key for key in weights if key.endswith("mask_head.predictor.weight")]
+        for of_model, of_file in ((self._model_tensor(key), weights[key]) for key in masks):
+            if of_model is not None and len(of_model) != len(of_file):
+                return False
         agnostic = len(in_model) < 4 * classes
         return len(in_file) == len(in_model) and (agnostic or len(in_model) // 4 == classes)
 
@@ -130,6 +174,15 @@ def _other_shape(incompatible) -> str:
     for key, in_file, in_model in incompatible.incorrect_shapes[:1]:
         return f" ({key!r} has the shape {tuple(in_file)} there, and {tuple(in_model)} here)"
     return ""
+
+
+def leave_classes_out(weights: dict) -> None:
+    """Take all that belongs to single classes out of a state dict, in place."""
+    for key in list(weights):
+        agnostic = ".bbox_pred." in key and len(weights[key]) == 4
+        agnostic |= ".mask_head.predictor." in key and len(weights[key]) == 1
+        if _OF_CLASSES.search(key) and not agnostic:
+            del weights[key]
 
 
 def drop_background(rows: torch.Tensor) -> torch.Tensor:
@@ -158,31 +211,50 @@ _NUMBERED = re.compile(r"model_(\d+)\.pth")
 
 
 class RunCheckpointer(LongTailCheckpointer):
-    """Saves and resumes a run; arguments as in Detectron2.
+    """Saves and resumes a run.
+
+    Args:
+        model, save_dir, objects: as in Detectron2.
+        identity: what the checkpoints say of the model and its run; None for nothing.
 
     Attributes:
         resumed_from: name of the file that :meth:`get_checkpoint_file` has chosen; empty before.
     """
 
-    def __init__(self, model, save_dir: str = "", **objects):
+    def __init__(self, model, save_dir: str = "", *, identity: Identity | None = None, **objects):
         super().__init__(model, save_dir, **objects)
+        self._identity = identity
         self.path_manager = WholeFiles(self.path_manager)
         self.resumed_from = ""
 
     def save(self, name: str, **extra) -> None:
         if self.save_dir and self.save_to_disk:
             _remove_parts(Path(self.save_dir))
+        if self._identity is not None:
+            extra[IDENTITY] = self._identity.plain()
         super().save(name, **extra)
+
+    def forget_last(self) -> None:
+        """Let a run that starts from its beginning leave nothing of an earlier one in its folder to
+        resume from, should it be stopped before its first checkpoint. The files stay."""
+        last = Path(self.save_dir, "last_checkpoint")
+        if last.is_file():
+            logger.warning(
+                "%s holds checkpoints of an earlier run; a new one starts, and --resume will go on "
+                "with that",
+                self.save_dir,
+            )
+            last.unlink()
 
     def get_checkpoint_file(self) -> str:
         """The checkpoint to resume from: the last one or, with a warning, the newest whole one
         before it. All ranks get the choice of rank 0.
 
         Raises:
-            ValueError: no checkpoint is whole.
+            ValueError: no checkpoint is whole, or it is of another run.
         """
         last = super().get_checkpoint_file()
-        choice = _newest_whole(Path(self.save_dir), last) if comm.is_main_process() else None
+        choice = self._choose(last) if comm.is_main_process() else None
         if comm.get_world_size() > 1:
             choice = comm.all_gather(choice)[0]
         path, error = choice
@@ -190,6 +262,22 @@ class RunCheckpointer(LongTailCheckpointer):
             raise ValueError(error)
         self.resumed_from = os.path.basename(path)
         return path
+
+    def _choose(self, last: str) -> tuple[str, str]:
+        """The checkpoint and the error, of which one is empty."""
+        path, error = _newest_whole(Path(self.save_dir), last)
+        own = None if self._identity is None else self._identity.run
+        if error or own is None:
+            return path, error
+        try:
+            found = read_identity(path)
+            if found is None or found.run is None:
+                logger.warning("%s does not say of which run it is: resumed all the same", path)
+            else:
+                check_run(found.run, own, path)
+        except ValueError as error:
+            return "", str(error)
+        return path, ""
 
 
 def _remove_parts(folder: Path) -> None:
@@ -243,7 +331,7 @@ def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
     """Load ``MODEL.WEIGHTS`` into a model, converting the box classifier where it has to be.
 
     Raises:
-        ValueError: stage 2 without stage 1 weights.
+        ValueError: stage 2 without stage 1 weights; weights of other classes where they are needed.
         FileNotFoundError: ``MODEL.WEIGHTS`` names a file that does not exist or cannot be fetched.
     """
     stage2 = cfg.MODEL.DECOUPLED
@@ -253,7 +341,7 @@ def load_weights(cfg, model: torch.nn.Module, *, whole: bool = False) -> None:
             "the frozen parts would stay random. Set MODEL.WEIGHTS to a stage 1 checkpoint."
         )
     trained = [] if whole else stage2.TRAIN_ONLY if stage2.ENABLED else None
-    checkpointer = LongTailCheckpointer(model, require_all_but=trained)
+    checkpointer = LongTailCheckpointer(model, require_all_but=trained, classes=config_classes(cfg))
     if cfg.MODEL.WEIGHTS:
         local_weights(cfg.MODEL.WEIGHTS)  # its errors say more than those of loading it
     checkpointer.load(cfg.MODEL.WEIGHTS)

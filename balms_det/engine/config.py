@@ -23,10 +23,14 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 from fvcore.common.config import BASE_KEY
 
+from balms_det.annotations.class_identity import ClassList, class_places
+from balms_det.annotations.summary import annotation_summary
 from balms_det.config import add_balms_config
-from balms_det.data.datasets import setup_datasets
+from balms_det.data.class_stats import give_class_stats
+from balms_det.data.datasets import check_rows, settle_num_classes, setup_datasets
+from balms_det.engine.identity import CHECKPOINTS, read_identity
 from balms_det.modeling.authors_presets import translate_authors_keys
-from balms_det.utils.local import is_address, local_path
+from balms_det.utils.local import found_path, is_address, local_path
 from balms_det.utils.trust import insist
 
 _MISMATCH = re.compile(
@@ -257,7 +261,84 @@ def as_yaml(content: dict[str, Any], comment: str) -> str:
 
 
 def load_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
-    """:func:`setup_cfg` without logging, seeding or an output folder."""
+    """:func:`setup_cfg` without logging, seeding or an output folder.
+
+    Where no training data are named, classes and counts are those that ``MODEL.WEIGHTS``, a
+    checkpoint of ours, was trained with.
+    """
+    cfg = _merged(config_file, opts)
+    cfg = setup_datasets(cfg, classes_of_weights(cfg))
+    cfg.freeze()
+    return cfg
+
+
+def load_prediction_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
+    """The config of a model that is to predict, without any data.
+
+    A checkpoint of ours brings its classes and counts, so that ``DATASETS`` is left aside; it is
+    only asked whether training annotations that are there have the same classes. For others it
+    is :func:`load_cfg`.
+
+    Raises:
+        ClassListError: the annotations of ``DATASETS.TRAIN`` have other classes.
+        ValueError: ``NUM_CLASSES`` is another; and see :func:`load_cfg`.
+    """
+    cfg = _merged(config_file, opts)
+    identity = read_identity(cfg.MODEL.WEIGHTS)
+    if identity is None or identity.class_stats() is None:
+        return load_cfg(config_file, opts)
+    classes = identity.classes(cfg.MODEL.WEIGHTS)
+    for name, json_file in _files_there(cfg):
+        summary = annotation_summary(json_file)
+        class_places(classes, ClassList.of(f"{json_file} of '{name}'", summary.names))
+    cfg.DATASETS.FILES = []
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = cfg.META.DATASETS = ()
+    cfg.DATASETS.CLASS_COUNTS = ""
+    classes_of_weights(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _files_there(cfg: CfgNode) -> Iterator[tuple[str, str]]:
+    """Training datasets of ``DATASETS.FILES`` whose annotation files are there."""
+    check_rows(cfg.DATASETS.FILES)
+    for name, json_file, _ in cfg.DATASETS.FILES:
+        if name in cfg.DATASETS.TRAIN and found_path(json_file):
+            yield name, json_file
+
+
+def classes_of_weights(cfg: CfgNode) -> ClassList | None:
+    """The classes of ``MODEL.WEIGHTS``, in its order; None where it is none of ours.
+
+    Where the config names no training data, ``CLASS_COUNTS`` becomes the checkpoint, and
+    ``NUM_CLASSES`` is filled in.
+
+    Raises:
+        ValueError: ``CLASS_COUNTS`` names a checkpoint without counts; ``NUM_CLASSES`` is another.
+    """
+    node, weights = cfg.DATASETS, cfg.MODEL.WEIGHTS
+    identity = read_identity(weights)
+    has_counts = identity is not None and identity.class_stats() is not None
+    if has_counts and not node.TRAIN and not node.CLASS_COUNTS:
+        node.CLASS_COUNTS = weights
+    if node.CLASS_COUNTS.endswith(CHECKPOINTS):
+        counted = read_identity(node.CLASS_COUNTS)
+        stats = None if counted is None else counted.class_stats()
+        if stats is None:
+            raise ValueError(
+                f"DATASETS.CLASS_COUNTS: {node.CLASS_COUNTS} is not there, or no checkpoint of "
+                "balms_det that holds class counts."
+            )
+        give_class_stats(node.CLASS_COUNTS, stats)
+    if identity is None:
+        return None
+    if not node.TRAIN:
+        settle_num_classes(cfg, identity.num_classes, weights)
+    return identity.classes(weights)
+
+
+def _merged(config_file: str, opts: list[str]) -> CfgNode:
+    """Defaults, YAML and command line, checked; datasets are not looked at."""
     cfg = get_cfg()
     add_balms_config(cfg)
     if config_file:
@@ -266,8 +347,6 @@ def load_cfg(config_file: str, opts: list[str] = ()) -> CfgNode:
     check_values(cfg)
     translate_authors_keys(cfg)
     _choose_device(cfg)
-    cfg = setup_datasets(cfg)
-    cfg.freeze()
     return cfg
 
 

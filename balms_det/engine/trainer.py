@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import Metadata, build_detection_test_loader
 from detectron2.engine import DefaultPredictor, DefaultTrainer, defaults
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.utils import comm
@@ -33,6 +33,13 @@ from balms_det.engine.hooks import (
     build_rate_history,
     keep_metrics_before,
     scheduled_losses,
+)
+from balms_det.engine.identity import (
+    check_evaluated_classes,
+    config_classes,
+    model_identity,
+    read_identity,
+    run_of,
 )
 from balms_det.engine.meta_trainer import build_meta_trainer
 from balms_det.engine.non_finite import build_non_finite_guard
@@ -86,8 +93,12 @@ class LongTailTrainer(DefaultTrainer):
 
     def build_hooks(self):
         # In the place of the one that DefaultTrainer made, before the hook that saves gets it.
+        run = run_of(self.cfg)
         self.checkpointer = RunCheckpointer(
-            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            identity=model_identity(self.cfg, self._trainer.model, run),
+            trainer=weakref.proxy(self),
         )
         hooks = super().build_hooks()
         if self.cfg.META.NAME:
@@ -120,6 +131,7 @@ class LongTailTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
+        check_evaluated_classes(cfg, dataset_name)
         return build_evaluator(cfg, dataset_name)
 
     @classmethod
@@ -132,9 +144,19 @@ class LongTailTrainer(DefaultTrainer):
     def resume_or_load(self, resume=True):
         if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume=True)
+            if self.start_iter >= self.max_iter:
+                logger.warning(
+                    "Nothing is left to train: %s was written after iteration %d, and "
+                    "SOLVER.MAX_ITER is %d.",
+                    self.checkpointer.resumed_from,
+                    self.start_iter,
+                    self.max_iter,
+                )
             self._complete_last_save()
         else:
             load_weights(self.cfg, self.model)
+            if comm.is_main_process():
+                self.checkpointer.forget_last()
         if resume and comm.is_main_process():
             keep_metrics_before(Path(self.cfg.OUTPUT_DIR, METRICS), self.start_iter)
 
@@ -206,6 +228,7 @@ class LongTailPredictor(DefaultPredictor):
     """``DefaultPredictor`` with fast inference, and weights that are converted where they have to.
 
     It is called with one image, (H, W, 3) uint8 in BGR, and returns the model's output for it.
+    ``metadata`` has the class names, for drawing.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -222,6 +245,8 @@ class LongTailPredictor(DefaultPredictor):
         unloaded.INPUT.FORMAT = "BGR"  # Detectron2's predictor knows RGB besides, and no others
         super().__init__(unloaded)
         self.cfg = cfg.clone()
+        if not cfg.DATASETS.TEST:  # as Detectron2 has it of the first of those
+            self.metadata = _metadata(cfg)
         load_trained_weights(cfg, self.model)
         use_fast_inference(self.model)
 
@@ -229,3 +254,14 @@ class LongTailPredictor(DefaultPredictor):
         """Predict on an image, (H, W, 3) uint8 BGR, converted to ``INPUT.FORMAT``."""
         image = convert_pixels(original_image[:, :, ::-1], self.cfg.INPUT.FORMAT)
         return super().__call__(image)
+
+
+def _metadata(cfg: CfgNode) -> Metadata:
+    """Names and colours of the model's classes, as far as its data or its checkpoint tell."""
+    names, metadata = config_classes(cfg).names, Metadata()
+    if names is not None:
+        metadata.thing_classes = list(names)
+    identity = read_identity(cfg.MODEL.WEIGHTS)
+    if identity is not None and identity.colours is not None:
+        metadata.thing_colors = identity.colours
+    return metadata

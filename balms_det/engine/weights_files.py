@@ -20,10 +20,13 @@ Symbols: a *global* is such a name, ``module.function``.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import json
 import os
 import pickle
 import re
 import struct
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +37,7 @@ import safetensors
 import torch
 from safetensors.torch import save_file
 
-from balms_det.utils.files import atomic_path
+from balms_det.utils.files import atomic_path, write_atomically
 from balms_det.utils.local import local_path
 from balms_det.utils.trust import insist
 
@@ -44,6 +47,10 @@ _TORCH_REFUSES = re.compile(
     "global|reduce|can only|only persistent_load|blocked|unsupported class", re.IGNORECASE
 )
 _TEXTS = ("__author__", "matching_heuristics")
+# Under this key a checkpoint says what its model is: balms_det.engine.identity.
+IDENTITY = "balms_det"
+# torch.load has learned it in version 2.1.
+_MMAP = {"mmap": True} if "mmap" in inspect.signature(torch.load).parameters else {}
 
 
 def local_weights(name: str) -> str:
@@ -82,6 +89,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
         raise ValueError(f"{path}: its 'model' is no dict of names and weights")
     return checkpoint
+
+
+def peek_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint holds besides ``model``, as far as it can be had without its tensors'
+    content; empty for a file that cannot be loaded. Nothing but plain values is ever built."""
+    try:
+        if Path(path).suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+                return _of_texts(str(path), file.metadata() or {})
+        loaded = load_arrays(path) if Path(path).suffix == ".pkl" else _mapped(str(path))
+    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, *BROKEN):
+        return {}
+    return {k: v for k, v in loaded.items() if k != "model"} if isinstance(loaded, dict) else {}
+
+
+def _mapped(path: str) -> Any:
+    """The content of a file of torch's, whose tensors stay on the disk where torch can do that."""
+    if not zipfile.is_zipfile(path):
+        return _torch_load(path)
+    with _numpy_admitted():
+        return torch.load(path, map_location="cpu", weights_only=True, **_MMAP)
 
 
 def load_tensors(path: str | Path) -> Any:
@@ -168,15 +196,42 @@ def _read_safetensors(path: str) -> dict[str, Any]:
             checkpoint = {"model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file, or not all of it: {error}") from error
+    return {**checkpoint, **_of_texts(path, texts)}
+
+
+def _of_texts(path: str, texts: dict[str, str]) -> dict[str, Any]:
+    """What the texts of a safetensors file, or the json beside it, say."""
+    found: dict[str, Any] = {}
     if "__author__" in texts:
-        checkpoint["__author__"] = texts["__author__"]
+        found["__author__"] = texts["__author__"]
     if texts.get("matching_heuristics") == "True":
-        checkpoint["matching_heuristics"] = True
-    return checkpoint
+        found["matching_heuristics"] = True
+    beside = json_beside(path)
+    if IDENTITY in texts:
+        found[IDENTITY] = _decoded(path, texts[IDENTITY])
+    elif beside.is_file():
+        content = _decoded(str(beside), beside.read_bytes())
+        if isinstance(content, dict) and IDENTITY in content:
+            found[IDENTITY] = content[IDENTITY]
+    return found
+
+
+def _decoded(path: str, text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: what it says of its model is no json: {error}") from error
+
+
+def json_beside(path: str | Path) -> Path:
+    """The file beside safetensors that says, to read, what the model is."""
+    return Path(path).with_suffix(".json")
 
 
 def write_weights(path: str | Path, checkpoint: dict[str, Any]) -> list[str]:
     """Write the weights of a checkpoint, whole or not at all; the suffix says the format.
+
+    What it says of its model goes with them, for safetensors also into a ``.json`` beside the file.
 
     Args:
         path: ``.pth``, ``.safetensors``, or ``.pkl`` as in Detectron2's model zoo.
@@ -189,10 +244,12 @@ def write_weights(path: str | Path, checkpoint: dict[str, Any]) -> list[str]:
         ValueError: another suffix, or an entry of ``model`` that is no tensor.
     """
     tensors = {key: _tensor(key, value) for key, value in checkpoint["model"].items()}
-    texts = {key: checkpoint[key] for key in _TEXTS if key in checkpoint}
+    texts = {key: checkpoint[key] for key in (*_TEXTS, IDENTITY) if key in checkpoint}
     with atomic_path(path) as part:
         if part.suffix == ".safetensors":
-            save_file(tensors, part, metadata={key: str(text) for key, text in texts.items()})
+            # Said even where there is nothing to say: a .json beside may be of an older file.
+            said = {IDENTITY: None, **texts}
+            save_file(tensors, part, metadata={key: _text(value) for key, value in said.items()})
         elif part.suffix == ".pth":
             torch.save({"model": tensors, **texts}, part)
         elif part.suffix == ".pkl":
@@ -201,7 +258,14 @@ def write_weights(path: str | Path, checkpoint: dict[str, Any]) -> list[str]:
             part.write_bytes(pickle.dumps(content))
         else:
             raise ValueError(f"{path}: weights are written as .pth, .pkl or .safetensors")
-    return sorted(checkpoint.keys() - {"model", *_TEXTS})
+    if Path(path).suffix == ".safetensors" and IDENTITY in texts:
+        content = {IDENTITY: texts[IDENTITY]}
+        write_atomically(json_beside(path), json.dumps(content, indent=1) + "\n")
+    return sorted(checkpoint.keys() - {"model", IDENTITY, *_TEXTS})
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, dict) else str(value)
 
 
 def _tensor(key: str, value: Any) -> torch.Tensor:

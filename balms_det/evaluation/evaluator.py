@@ -16,9 +16,15 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 
+from balms_det.annotations.class_identity import ClassList
 from balms_det.annotations.read import read_annotation_json
 from balms_det.annotations.summary import annotation_summary
-from balms_det.data.class_stats import COMMON_MAX, RARE_MAX, build_class_stats
+from balms_det.data.class_stats import (
+    COMMON_MAX,
+    RARE_MAX,
+    build_class_stats,
+    dataset_source_name,
+)
 from balms_det.evaluation.lvis import Groups, evaluate_lvis
 
 _logger = logging.getLogger(__name__)
@@ -223,7 +229,7 @@ def frequency_groups(cfg, json_file: str) -> list[str] | None:
     """Label of each category by its training images; None where the file's own labels count.
 
     Raises:
-        ValueError: the training data has another number of classes than the file.
+        ClassListError: the training data has other classes than the file.
     """
     limits = tuple(cfg.TEST.FREQUENCY_LIMITS)
     summary = annotation_summary(json_file)
@@ -231,13 +237,9 @@ def frequency_groups(cfg, json_file: str) -> list[str] | None:
         return None
     if not cfg.DATASETS.TRAIN and not cfg.DATASETS.CLASS_COUNTS:
         return None  # nothing to count: no groups
-    stats = build_class_stats(cfg)
-    if stats.num_classes != len(summary.category_ids):
-        raise ValueError(
-            f"{json_file} has {len(summary.category_ids)} classes, and the training data, whose "
-            f"counts make the frequency groups, has {stats.num_classes}."
-        )
-    return stats.frequency_groups(*limits)
+    wanted = ClassList.of(json_file, summary.names, summary.category_ids)
+    counted = cfg.DATASETS.CLASS_COUNTS or ", ".join(map(dataset_source_name, cfg.DATASETS.TRAIN))
+    return build_class_stats(cfg).in_order_of(wanted, counted).frequency_groups(*limits)
 
 
 _COPY_BYTES = 1 << 20

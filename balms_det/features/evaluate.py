@@ -18,6 +18,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from balms_det.data.class_stats import dataset_classes
 from balms_det.evaluation.box_ap import BoxTruth, box_ap, lvis_ground_truth
 from balms_det.features.manifest import (
     EVAL,
@@ -42,7 +43,8 @@ class CachedEvaluation:
         cache: for evaluation.
 
     Raises:
-        FeatureCacheError: it is for training, or its dataset has changed since.
+        FeatureCacheError: it is for training, or its dataset has changed since, or has the classes
+            in another order than the cache.
         KeyError: its dataset is not registered.
     """
 
@@ -55,6 +57,8 @@ class CachedEvaluation:
                 f"{cache.folder}: the annotations of {source.name!r} are not those that the cache "
                 "was made of"
             )
+        classes = dataset_classes(source.name)
+        cache.check_classes(classes.size, classes.names, classes.source)
         ids = set(cache.manifest.image_ids)
         dicts = [d for d in DatasetCatalog.get(source.name) if d["image_id"] in ids]
         groups = cache.manifest.class_stats().frequency_groups()

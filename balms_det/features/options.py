@@ -11,8 +11,10 @@ import msgspec
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 
+from balms_det.annotations.class_identity import ClassListError, check_same_order
 from balms_det.data.build import load_train_dicts
-from balms_det.data.class_stats import build_class_stats, dataset_class_names
+from balms_det.data.class_stats import build_class_stats, dataset_classes
+from balms_det.engine.identity import config_classes
 from balms_det.engine.weights_files import local_weights
 from balms_det.features.manifest import (
     DTYPES,
@@ -162,15 +164,10 @@ def class_counts(cfg: CfgNode) -> ClassCounts:
 
 
 def _class_names(cfg: CfgNode, datasets: tuple[str, ...]) -> tuple[str, ...] | None:
-    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    names = [dataset_class_names(name) for name in (*datasets, *cfg.DATASETS.TRAIN)]
-    for dataset, own in zip(datasets, names):
-        if own is not None and len(own) != classes:
-            raise FeatureCacheError(
-                f"the dataset {dataset!r} has {len(own)} classes, the model {classes}"
-            )
-        if own != names[-1]:
-            raise FeatureCacheError(
-                f"the dataset {dataset!r} and {cfg.DATASETS.TRAIN[0]!r} have different class lists"
-            )
-    return None if names[-1] is None else tuple(names[-1])
+    wanted = config_classes(cfg)
+    for name in datasets:
+        try:
+            check_same_order(wanted, dataset_classes(name))
+        except ClassListError as error:
+            raise FeatureCacheError(str(error)) from error
+    return wanted.names if wanted.names is not None else dataset_classes(datasets[-1]).names

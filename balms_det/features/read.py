@@ -12,7 +12,8 @@ from detectron2.config import CfgNode
 from safetensors import safe_open
 from torch import Tensor
 
-from balms_det.data.class_stats import dataset_class_names
+from balms_det.annotations.class_identity import ClassList, ClassListError, check_same_order
+from balms_det.engine.identity import config_classes
 from balms_det.features.manifest import (
     BOXES,
     EVAL,
@@ -106,7 +107,8 @@ class FeatureCache:
         Raises:
             FeatureCacheError: it is of other weights, classes or data.
         """
-        self.check_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, _names(cfg))
+        wanted = config_classes(cfg)
+        self.check_classes(cfg.MODEL.ROI_HEADS.NUM_CLASSES, wanted.names, wanted.source)
         if cfg.MODEL.WEIGHTS and weights_sha256(cfg.MODEL.WEIGHTS) != self.manifest.weights_sha256:
             raise FeatureCacheError(
                 f"{self.folder}: the cache is of another model than {cfg.MODEL.WEIGHTS}: name the "
@@ -123,25 +125,22 @@ class FeatureCache:
                 f"{tuple(source.name for source in own)}, or their annotations have changed since"
             )
 
-    def check_classes(self, num_classes: int, names: list[str] | None = None) -> None:
-        """Whether the cache has these classes, in this order.
+    def check_classes(
+        self, num_classes: int, names: Sequence[str] | None = None, source: str = "the model"
+    ) -> None:
+        """Whether the cache has these classes, in this order; ``source`` is whose they are.
 
         Raises:
             FeatureCacheError: it has others.
         """
-        own = self.manifest
-        if num_classes != own.num_classes:
-            raise FeatureCacheError(
-                f"{self.folder}: the cache has {own.num_classes} classes, the model {num_classes}"
-            )
-        if names is None or own.class_names is None:
-            return
-        for c, pair in enumerate(zip(own.class_names, names)):
-            if pair[0] != pair[1]:
-                raise FeatureCacheError(
-                    f"{self.folder}: the cache is of a dataset with other classes: class {c} is "
-                    f"{pair[0]!r} there, and {pair[1]!r} here"
-                )
+        wanted = ClassList(source, num_classes, None if names is None else tuple(names))
+        own = ClassList(
+            f"the cache {self.folder}", self.manifest.num_classes, self.manifest.class_names
+        )
+        try:
+            check_same_order(wanted, own)
+        except ClassListError as error:
+            raise FeatureCacheError(str(error)) from error
 
     def check_same_model(self, other: FeatureCache) -> None:
         """Whether another cache, for instance that of the validation set, is of the same detector.
@@ -153,12 +152,8 @@ class FeatureCache:
             raise FeatureCacheError(
                 f"{self.folder} and {other.folder} are caches of different models"
             )
-        names = other.manifest.class_names
-        self.check_classes(other.manifest.num_classes, None if names is None else list(names))
-
-
-def _names(cfg: CfgNode) -> list[str] | None:
-    return dataset_class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+        own = other.manifest
+        self.check_classes(own.num_classes, own.class_names, f"the cache {other.folder}")
 
 
 def _check(path: Path, shard: ShardEntry, verify: bool) -> None:

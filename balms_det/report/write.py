@@ -16,9 +16,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from balms_det.annotations.class_identity import ClassList
 from balms_det.annotations.images import locate_images
 from balms_det.annotations.read import read_annotation_json
-from balms_det.data.class_stats import ClassStats, check_same_classes, stats_of
+from balms_det.data.class_stats import ClassStats, stats_of
 from balms_det.evaluation.detections import Detections, best_of_each, with_area
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis import evaluate_lvis
@@ -117,9 +118,8 @@ def _class_stats(gt: str | os.PathLike, counts: str | None) -> ClassStats:
     evaluated = ClassStats.from_file(str(gt))
     if counts is None:
         return evaluated
-    stats = stats_of(str(counts))
-    check_same_classes(evaluated, stats)
-    return stats
+    wanted = ClassList(str(gt), evaluated.num_classes, evaluated.names)
+    return stats_of(str(counts)).in_order_of(wanted, str(counts))
 
 
 def _evaluate(

@@ -37,6 +37,15 @@ def local_path(path: str | os.PathLike) -> str:
         ) from error
 
 
+def found_path(path: str | os.PathLike) -> str | None:
+    """:func:`local_path` of a file that is there; None where it is not, or cannot be fetched."""
+    try:
+        found = local_path(path)
+    except FileNotFoundError:
+        return None
+    return found if os.path.isfile(found) else None
+
+
 def is_address(path: str | os.PathLike) -> bool:
     """Whether a path is an address, with a scheme."""
     return "://" in os.fspath(path)

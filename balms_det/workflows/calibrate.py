@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from balms_det.data.class_stats import ClassStats, build_class_stats, check_registered
 from balms_det.engine.checkpoint import load_trained_weights
 from balms_det.engine.config import as_yaml, child_content, set_key
+from balms_det.engine.identity import model_identity
 from balms_det.engine.partial_state import copy_into
+from balms_det.engine.weights_files import IDENTITY
 from balms_det.engine.written_model import check_written
 from balms_det.evaluation.tables import draw_strength_curves
 from balms_det.features import FeatureCache
@@ -268,7 +270,8 @@ def write_checkpoint(
         copy_into(classifier, kept)
         state.update(baked)
     with atomic_path(path) as part:
-        torch.save({"model": state, "__author__": "balms_det"}, part)
+        identity = model_identity(search.cfg, model).plain()
+        torch.save({"model": state, "__author__": "balms_det", IDENTITY: identity}, part)
     return state
 
 

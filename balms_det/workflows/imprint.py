@@ -9,6 +9,7 @@ Symbols
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from torch.nn import functional as F
 from balms_det.annotations.instances import load_instances
 from balms_det.annotations.summary import annotation_summary
 from balms_det.data.mapper import StrictDatasetMapper
+from balms_det.engine.identity import Identity, model_identity
+from balms_det.engine.weights_files import IDENTITY
 from balms_det.engine.written_model import check_written
 from balms_det.losses import CosineClassifier
 from balms_det.utils.files import atomic_path, write_atomically
@@ -113,34 +116,69 @@ def grow(cfg: CfgNode, model: nn.Module, directions: Sequence[Tensor]) -> dict[s
 
 
 def imprint(
-    cfg: CfgNode, model: nn.Module, exemplars: Sequence[dict], out: str | Path
+    cfg: CfgNode,
+    model: nn.Module,
+    exemplars: Sequence[dict],
+    out: str | Path,
+    category: str | None = None,
 ) -> tuple[Path, Path]:
     """Add a class to a trained model: writes ``model_imprinted.pth`` and ``config.yaml``.
 
-    The config has K + 1 classes and no training set, whose class list it would not match. Data to
-    evaluate on must list the new category last, by id.
+    The config has K + 1 classes and no training set, whose class list it would not match. Where the
+    new class is named, the checkpoint names all, and data to evaluate on are matched by name; else
+    they must list the new category last, by id.
 
     Args:
         cfg, model: the trained model's, of K classes, with its weights loaded.
         exemplars: of :func:`read_exemplars`.
         out: folder to write to.
+        category: name of the new class; None leaves the classes without names.
 
     Raises:
-        ValueError: see :func:`grow`; or what was written loads as another model.
+        ValueError: the model has a class of that name; see :func:`grow`; or what was written loads
+            as another model.
     """
+    identity = None
+    if category is not None:
+        identity = _grown_identity(model_identity(cfg, model), exemplars, category)
     state = grow(cfg, model, exemplar_directions(model, exemplars))
     weights, config = Path(out) / "model_imprinted.pth", Path(out) / "config.yaml"
+    content: dict = {"model": state}
+    if identity is not None:
+        content[IDENTITY] = identity.plain()
     with atomic_path(weights) as part:
-        torch.save({"model": state}, part)
+        torch.save(content, part)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES += 1
     cfg.MODEL.WEIGHTS = str(weights)
     cfg.DATASETS.TRAIN = ()
+    cfg.DATASETS.CLASS_COUNTS = ""
+    if category is not None:
+        cfg.DATASETS.TEST = ()  # those have the classes from before
     cfg.OUTPUT_DIR = str(out)
     write_atomically(config, cfg.dump())
     check_written(config, state)
     return weights, config
+
+
+def _grown_identity(old: Identity, exemplars: Sequence[dict], category: str) -> Identity:
+    """The identity of the model with the new class, whose counts are those of its exemplars."""
+    if category in (old.class_names or ()):
+        raise ValueError(f"the model has a class {category!r} already: give the new one a name")
+    names = None if old.class_names is None else [*old.class_names, category]
+    images, boxes = len(exemplars), sum(len(record["instances"]) for record in exemplars)
+    known = old.image_count is not None and old.instance_count is not None
+    return dataclasses.replace(
+        old,
+        num_classes=old.num_classes + 1,
+        class_names=names,
+        image_count=[*old.image_count, images] if known else None,
+        instance_count=[*old.instance_count, boxes] if known else None,
+        num_images=old.num_images + images,
+        frequency=None,
+        colours=None,
+    )
 
 
 def _stages(part: nn.Module) -> list[nn.Module]:

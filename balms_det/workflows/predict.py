@@ -28,8 +28,10 @@ def training_metadata(cfg: CfgNode) -> Metadata:
     Raises:
         ValueError: ``DATASETS`` names no data to count; see ``build_class_stats``.
     """
-    groups = build_class_stats(cfg).frequency_groups()
-    names = dataset_class_names(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+    stats = build_class_stats(cfg)
+    groups, names = stats.frequency_groups(), stats.names
+    if cfg.DATASETS.TRAIN:
+        names = dataset_class_names(cfg.DATASETS.TRAIN[0])
     return frequency_metadata(names or [f"class {i}" for i in range(len(groups))], groups)
 
 

@@ -21,6 +21,7 @@ from detectron2.data import DatasetCatalog
 from torch import nn
 
 from balms_det.data.class_stats import ClassStats
+from balms_det.engine.identity import CLASSES, config_classes
 from balms_det.evaluation.box_ap import METRICS, box_ap
 from balms_det.features import CacheOptions, FeatureCache, cache_features
 from balms_det.features.evaluate import CachedEvaluation, cached_rois, calibrated_scores, detections
@@ -135,7 +136,8 @@ class StrengthSearch:
         if "logit_mean" in needed:
             stages = self._logit_statistics()
             tables.update(stages[0] if len(stages) == 1 else {"stages": stages})
-        return tables
+        names = config_classes(self.cfg).names
+        return {CLASSES: list(names), **tables} if tables and names else tables
 
     def _logit_statistics(self) -> list[dict[str, list[float]]]:
         stages = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from balms_det.annotations.class_identity import ClassListError
 from balms_det.data.build import build_meta_loader, build_train_loader
 from balms_det.data.class_stats import ClassStats, build_class_stats
 from balms_det.engine import load_cfg
@@ -233,6 +234,7 @@ DATA = [
         "1203",
         "'bad_input'",
         "2",
+        error=ClassListError,
     ),
     bad(
         "wrong number of classes",

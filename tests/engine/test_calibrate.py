@@ -94,7 +94,7 @@ def test_every_calibration_is_tried_and_written_down(options, tmp_path):
         assert picture.width > 800 and picture.height > 500
     tables = json.loads((tmp_path / "statistics.json").read_text())
     lengths = {key: len(table) for key, table in tables.items()}
-    assert lengths == {"fractal_dimension": 6, "logit_mean": 7, "logit_var": 7}
+    assert lengths == {"classes": 6, "fractal_dimension": 6, "logit_mean": 7, "logit_var": 7}
 
 
 def test_a_cache_takes_the_place_of_the_detector(options, tmp_path, monkeypatch):

@@ -6,12 +6,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
+from balms_det.annotations.class_identity import ClassListError
 from balms_det.engine import load_cfg, load_weights
+from balms_det.engine.identity import config_classes, model_identity, read_identity
 from balms_det.workflows.imprint import exemplar_directions, grow, imprint, read_exemplars
 
 K, SIZE = 6, 96
+IMAGE = {"id": 1, "file_name": "1.png", "height": SIZE, "width": SIZE}
 
 
 @pytest.fixture
@@ -135,3 +139,27 @@ def test_a_linear_classifier_is_refused(make_cfg, tmp_path):
     cfg = _cfg(make_cfg, tmp_path, loss="SoftmaxLoss")
     with pytest.raises(ValueError, match=r"needs a cosine classifier.*this model's is SoftmaxLoss"):
         grow(cfg, _model(cfg), [torch.ones(256)])
+
+
+def test_a_named_class_is_found_by_its_name(make_cfg, tmp_path, exemplar_file):
+    """The checkpoint names all classes, so data may list the new one anywhere; twice is enough."""
+    cfg = _cfg(make_cfg, tmp_path)
+    model = _model(cfg)
+    records = read_exemplars(cfg, str(exemplar_file), str(tmp_path), "zebra")
+    names = list(model_identity(cfg, model).class_names)
+    weights, config = imprint(cfg, model, records, tmp_path / "one", "zebra")
+    assert read_identity(weights).class_names == [*names, "zebra"]
+    grown = load_cfg(str(config))
+    assert list(config_classes(grown).names) == [*names, "zebra"]
+    with pytest.raises(ValueError, match="has a class 'zebra' already"):
+        imprint(grown, _model(grown), records, tmp_path / "two", "zebra")
+    categories = [{"id": c, "name": n} for c, n in enumerate(["okapi", "zebra", *names], start=1)]
+    content = {"images": [IMAGE], "annotations": [], "categories": categories}
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    rows = [[f"{tmp_path.name}_val", str(tmp_path / "val.json"), str(tmp_path)]]
+    data = ["DATASETS.FILES", repr(rows), "DATASETS.TEST", repr((rows[0][0],))]
+    with pytest.raises(ClassListError, match=r"val\.json.*model_imprinted\.pth.*'okapi'"):
+        load_cfg(str(config), data)
+    weights, config = imprint(grown, _model(grown), records, tmp_path / "two", "okapi")
+    load_cfg(str(config), data)
+    assert MetadataCatalog.get(rows[0][0]).thing_classes == [*names, "zebra", "okapi"]

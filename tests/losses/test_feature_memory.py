@@ -109,3 +109,14 @@ def test_context_of_another_batch_is_refused():
     loss.context = {"object_ids": torch.tensor([0, 1])}
     with pytest.raises(ValueError, match="object_ids of 2 RoIs but was called with 3"):
         loss(torch.zeros(3, K + 1), torch.tensor([0, 1, 2]))
+
+
+def test_background_has_this_run_s_score_whatever_was_loaded():
+    """Fine-tuning with another BG_SCORE does not go on with that of the run before."""
+    old, _ = _loss(queue_size=0, bg_score=0.3)
+    new, _ = _loss(queue_size=0, bg_score=0.02)
+    new.load_state_dict(old.state_dict())
+    logits, labels = torch.randn(4, K + 1, dtype=torch.float64), torch.tensor([0, 1, K, K])
+    fresh, _ = _loss(queue_size=0, bg_score=0.02)
+    assert torch.equal(new.per_roi(logits, labels), fresh.per_roi(logits, labels))
+    assert new.mean_score[-1].item() == pytest.approx(0.02)

@@ -6,7 +6,8 @@ A json file: an object whose values are lists of numbers, one a class,
     {"logit_mean": [...], "logit_var": [...]}                     for LogitNormalization
     {"stages": [{"logit_mean": ...}, {...}, {...}]}               in a cascade, one a stage
 
-``tools/calibrate.py`` writes it.
+``tools/calibrate.py`` writes it, with the names of the classes as ``classes``: weights of other
+classes, or in another order, are then not loaded with it.
 """
 
 from __future__ import annotations

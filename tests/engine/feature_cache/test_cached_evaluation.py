@@ -154,7 +154,7 @@ def test_wrong_uses(detector, half, cached):
         next(cached_rois(cache, predictors))
     predictors[0].bbox_pred = narrow
     predictors[0].num_classes += 1
-    with pytest.raises(FeatureCacheError, match="6 classes, the model 7"):
+    with pytest.raises(FeatureCacheError, match="6 classes and the model has 7"):
         next(cached_rois(cache, predictors))
 
 
@@ -167,9 +167,9 @@ def test_matches_its_model_and_classes(half, cached):
         cache.check_same_model(FeatureCache.open(cached.folder))
     cache.check_same_model(cache)
     names = list(cache.manifest.class_names)
-    with pytest.raises(FeatureCacheError, match=r"other classes: class 0 is"):
+    with pytest.raises(FeatureCacheError, match=r"in another order: class 0 is"):
         cache.check_classes(6, names[::-1])
-    with pytest.raises(FeatureCacheError, match="has 6 classes, the model 5"):
+    with pytest.raises(FeatureCacheError, match="has 6 classes and the model has 5"):
         cache.check_classes(5)
 
 
