@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from balms_det.annotations.class_identity import ClassList, check_same_order
 from balms_det.data import meta_sampling  # noqa: F401  registers its sampler
 from balms_det.data.class_stats import (
+    SHIPPED,
     ClassStats,
     build_class_stats,
     dataset_source_name,
@@ -61,7 +62,10 @@ def build_train_loader(
     records = DatasetFromList(dataset, copy=False)
     if class_stats is None:
         class_stats = build_class_stats(cfg)
-        if not cfg.DATASETS.CLASS_COUNTS and not cfg.MODEL.KEYPOINT_ON:  # which leaves images out
+        # Counts that ship are those of all of LVIS, of which a part may lie here under its name;
+        # and keypoints leave images out.
+        other = cfg.DATASETS.CLASS_COUNTS or set(cfg.DATASETS.TRAIN) & set(SHIPPED)
+        if not other and not cfg.MODEL.KEYPOINT_ON:
             check_counts(called(cfg.DATASETS.TRAIN), dataset, class_stats)
     if mapper is None:
         mapper = build_mapper(cfg, dataset, class_stats, storage=records)
