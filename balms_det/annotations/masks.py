@@ -146,6 +146,9 @@ def mask_to_box(mask: np.ndarray) -> list[int]:
 
 
 _CHUNK = 4096
+# Of each character less 48: five bits, with a sign in the last character of a number.
+_DIGITS = np.array([*range(16), *range(-16, 0), *range(32)], np.int32)
+_MOST_DIGITS = 6  # after the first one; nothing of that size is a run
 
 
 def rle_pixels(masks: Sequence[dict]) -> tuple[np.ndarray, np.ndarray]:
@@ -221,3 +224,50 @@ def _undo_differences(runs: np.ndarray, owner: np.ndarray, place: np.ndarray) ->
     result = np.empty_like(runs)
     result[order] = sums - np.repeat(before, lengths)
     return result
+
+
+def rle_totals(masks: Sequence[dict]) -> np.ndarray:
+    """(N,) int64, the pixels of mask and background together, some ten times as fast as
+    :func:`rle_pixels`.
+
+    It is the same number where no run is negative, which is not looked at: a total is a weighted
+    sum of the numbers that are written, because each one is part of all later runs of its kind.
+
+    Args:
+        masks: N compressed RLEs.
+    """
+    totals = np.empty(len(masks), np.int64)
+    for start in range(0, len(masks), _CHUNK):
+        counts = [_bytes(mask["counts"]) for mask in masks[start : start + _CHUNK]]
+        own = _totals(counts)
+        totals[start : start + _CHUNK] = _pixels(counts)[1] if own is None else own
+    return totals
+
+
+def _totals(counts: list[bytes]) -> np.ndarray | None:
+    """None where a string is empty, or holds what is no number."""
+    length = np.fromiter(map(len, counts), np.int64, len(counts))
+    code = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(48)
+    last = code < 32  # of a number
+    ends = np.cumsum(length)
+    if not len(code) or not length.all() or code.max() > 63 or not last[ends - 1].all():
+        return None
+    number = np.cumsum(last, dtype=np.int32) - last  # place of a character's number among all
+    first = number[ends - length]
+    size = number[ends - 1] + 1 - first
+    # How many runs a number is part of; the first one of a mask is part of itself alone.
+    weight = (np.repeat(first + size + 1, length) - number) >> 1
+    weight[number == np.repeat(first, length)] = 1
+    totals = np.add.reduceat(_DIGITS[code] * weight, ends - length, dtype=np.int64)
+    later = np.flatnonzero(~last) + 1  # characters that go on with a number
+    if not len(later):
+        return totals
+    place = np.arange(len(later))
+    begins = np.maximum.accumulate(np.where(np.diff(later, prepend=-1) != 1, place, 0))
+    digit = place - begins + 1  # 1 for the second character of a number
+    if digit.max() > _MOST_DIGITS:
+        return None
+    # Above, each was counted as if it were the first one.
+    added = _DIGITS[code[later]] * weight[later].astype(np.int64) * ((1 << 5 * digit) - 1)
+    mask = np.searchsorted(ends, later, side="right")
+    return totals + np.bincount(mask, added, len(counts)).astype(np.int64)

@@ -115,7 +115,7 @@ class Matches:
 
 
 def match_detections(truth: GroundTruth, detections: Detections, iou_type: str) -> list[Matches]:
-    """Match as LVIS does, instances of all areas.
+    """Match by the rules of the ground truth, instances of all areas.
 
     Args:
         truth: with masks where they are evaluated.

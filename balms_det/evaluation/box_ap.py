@@ -1,30 +1,32 @@
-"""LVIS box AP of detections in memory against a part of any registered dataset.
+"""Box AP of detections in memory against a part of any registered dataset, by the rules that
+``evaluate_lvis`` applies to it.
 
 For many calls on one ground truth (a calibration at many strengths, a classifier after every epoch)
 prepare it once::
 
-    truth = BoxTruth(lvis_ground_truth(dataset_name, dataset_dicts, frequency))
+    truth = BoxTruth.of_dataset(dataset_name, image_ids, frequency)
     box_ap(truth, [(image_id, boxes, scores, classes), ...])["APr"]
 
-Symbols: ``K`` categories; contiguous class ``c`` is category ``c + 1``.
+Symbols: ``K`` classes of a model, contiguous from 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from balms_det.annotations.read import garbage_collector_paused
 from balms_det.evaluation.backends import hotcoco as rust
 from balms_det.evaluation.detections import Detections, limited_detections
-from balms_det.evaluation.ground_truth import read_ground_truth
+from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis import group_members
-from balms_det.evaluation.metrics import group_ap
+from balms_det.evaluation.metrics import GROUPS, group_ap
+from balms_det.evaluation.rules import applied_rule, detection_limits
 
 METRICS = ("AP", "APr", "APc", "APf")
 _FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
@@ -36,7 +38,8 @@ Found = tuple[Any, np.ndarray, np.ndarray, np.ndarray]
 def lvis_ground_truth(
     dataset_name: str, dataset_dicts: Sequence[dict], frequency: Sequence[str]
 ) -> dict[str, Any]:
-    """Dataset dicts as the content of a LVIS annotation file, boxes only.
+    """Dataset dicts as the content of an annotation file, boxes only, for a dataset without a file.
+    Contiguous class ``c`` is its category ``c + 1``.
 
     An image without LVIS's ``neg_category_ids`` counts as annotated completely: every class is
     evaluated on it. Where no image has them, the content is in COCO's format, which says just that.
@@ -50,7 +53,9 @@ def lvis_ground_truth(
     federated = any(field in record for record in dataset_dicts for field in _FEDERATED)
     images, annotations = [], []
     for record in dataset_dicts:
-        own = [a for a in record.get("annotations", ()) if not a.get("iscrowd")]
+        own = record.get("annotations", ())
+        if federated:  # LVIS has no crowds
+            own = [a for a in own if not a.get("iscrowd")]
         image = {"id": record["image_id"], "height": record["height"], "width": record["width"]}
         lists = _federated_lists(record, own, class_of, len(frequency)) if federated else {}
         images.append({**image, **lists})
@@ -80,6 +85,7 @@ def _annotation(record: dict, instance: dict) -> dict[str, Any]:
         "category_id": instance["category_id"] + 1,
         "bbox": box,
         "area": box[2] * box[3],  # AP by size is not asked for
+        "iscrowd": int(instance.get("iscrowd", 0)),
     }
 
 
@@ -93,16 +99,64 @@ class BoxTruth:
     """Ground truth that is read once and evaluated on many times.
 
     Args:
-        content: of :func:`lvis_ground_truth`.
+        content: of :func:`lvis_ground_truth`, or a ground truth without masks.
+        class_ids: category id of each class; None where classes are the categories, ids ascending.
+        frequency: K letters "r", "c" or "f"; None for those of the content.
 
     Raises:
         AnnotationFileError: the content is not that.
+        ValueError: a class whose category the ground truth does not have.
     """
 
-    def __init__(self, content: dict[str, Any]) -> None:
-        self.columns = read_ground_truth(content, masks=False)
-        self.groups = group_members(self.columns, None)
+    def __init__(
+        self,
+        content: dict[str, Any] | GroundTruth,
+        class_ids: Sequence[int] | None = None,
+        frequency: Sequence[str] | None = None,
+    ) -> None:
+        known = isinstance(content, GroundTruth)
+        self.columns = content if known else read_ground_truth(content, masks=False)
+        ids = self.columns.category_ids
+        class_ids = list(ids if class_ids is None else class_ids)
+        if unknown := sorted(set(class_ids) - set(ids)):
+            raise ValueError(
+                f"{self.columns.source} has no category {unknown[0]}, which the dataset's metadata "
+                "(thing_dataset_id_to_contiguous_id) gives a class."
+            )
+        groups = None
+        if frequency is not None:
+            pairs = list(zip(class_ids, frequency, strict=True))
+            groups = {group: [i for i, f in pairs if f == group] for group in GROUPS}
+        self.groups = group_members(self.columns, groups)
+        self._category = np.searchsorted(ids, class_ids)  # rank of each class's category
         self._rank = {image_id: n for n, image_id in enumerate(self.columns.image_ids)}
+
+    @classmethod
+    def of_dataset(
+        cls, dataset_name: str, image_ids: Collection, frequency: Sequence[str]
+    ) -> BoxTruth:
+        """Some images of a registered dataset: as its annotation file has them, which is what the
+        detector is evaluated on, or, without a file, its dataset dicts.
+
+        Args:
+            dataset_name: registered.
+            image_ids: which images.
+            frequency: K letters "r", "c" or "f".
+
+        Raises:
+            KeyError: there is no such dataset.
+            AnnotationFileError: the file is not in LVIS or COCO format.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        if not metadata.get("json_file"):
+            wanted = set(image_ids)
+            dicts = [d for d in DatasetCatalog.get(dataset_name) if d["image_id"] in wanted]
+            return cls(lvis_ground_truth(dataset_name, dicts, frequency))
+        truth = read_ground_truth(metadata.json_file, masks=False).of_images(image_ids)
+        class_of = metadata.get("thing_dataset_id_to_contiguous_id")
+        if class_of is None:  # LVIS itself, whose ids are 1 to K
+            return cls(truth, range(1, len(frequency) + 1), frequency)
+        return cls(truth, sorted(class_of, key=class_of.__getitem__), frequency)
 
     def detections(self, found: Iterable[Found]) -> Detections:
         """The detections of some images, see :func:`box_ap`, in columns."""
@@ -116,8 +170,9 @@ class BoxTruth:
         image = np.repeat(np.array(ranks, np.int64), [len(part[1]) for part in parts[: len(ranks)]])
         size = boxes[:, 2:] - boxes[:, :2]  # in the boxes' own precision, as Detectron2 has it
         box = np.concatenate([boxes[:, :2], size], axis=1).astype(np.float64)
-        _check(box, scores, classes, len(self.columns.category_ids))
-        return Detections(image, classes.astype(np.int64), scores.astype(np.float64), box, None)
+        _check(box, scores, classes, len(self._category))
+        category = self._category[classes.astype(np.int64)]
+        return Detections(image, category, scores.astype(np.float64), box, None)
 
     def _rank_of(self, image_id: int | str) -> int:
         try:
@@ -148,7 +203,7 @@ def _check(box: np.ndarray, scores: np.ndarray, classes: np.ndarray, num_classes
 
 @garbage_collector_paused()
 def box_ap(
-    ground_truth: dict[str, Any] | BoxTruth, found: Iterable[Found], max_dets: int = 300
+    ground_truth: dict[str, Any] | BoxTruth, found: Iterable[Found], max_dets: int | None = None
 ) -> dict[str, float]:
     """AP, APr, APc and APf in percent; NaN where nothing can be said.
 
@@ -156,7 +211,7 @@ def box_ap(
         ground_truth: of :func:`lvis_ground_truth`, or that prepared as a :class:`BoxTruth`.
         found: for each image its id, (n, 4) boxes (x0, y0, x1, y1 in pixels of the dataset), (n,)
             scores and (n,) contiguous classes, all numpy arrays.
-        max_dets: detections of an image that count.
+        max_dets: detections that count, see ``evaluate_lvis``.
 
     Raises:
         ValueError: an unknown image or class, a score or box that is not finite.
@@ -165,7 +220,8 @@ def box_ap(
     detections = truth.detections(found)
     if not len(detections):
         return dict.fromkeys(METRICS, math.nan)
-    detections = limited_detections(truth.columns, detections, max_dets, -1)
+    limits = detection_limits(applied_rule("default", truth.columns.coco), max_dets)
+    detections = limited_detections(truth.columns, detections, limits)
     curves = rust.evaluate(truth.columns, detections, "bbox", areas=("all",))
     values = group_ap(curves, truth.columns.category_ids, truth.groups)
     return {m: 100 * values[m] if values[m] >= 0 else math.nan for m in METRICS}

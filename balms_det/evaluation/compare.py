@@ -16,8 +16,9 @@ from tabulate import tabulate
 from balms_det.evaluation.bootstrap import Matches, draw_weights, match_detections, weighted_ap
 from balms_det.evaluation.detections import evaluated_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
-from balms_det.evaluation.lvis import Groups, check_arguments, detection_limits, group_members
+from balms_det.evaluation.lvis import Groups, check_arguments, group_members
 from balms_det.evaluation.results.read import read_detections
+from balms_det.evaluation.rules import applied_rule, detection_limits
 from balms_det.utils.files import write_atomically
 from balms_det.utils.trust import markdown_cell
 
@@ -66,7 +67,7 @@ def compare_results(
     a: Any,
     b: Any,
     iou_type: str = "segm",
-    max_dets: int = 300,
+    max_dets: int | None = None,
     *,
     rule: str = "default",
     groups: Groups | None = None,
@@ -93,13 +94,14 @@ def compare_results(
     check_arguments(iou_type, max_dets, "hotcoco", rule, boundary=False)
     if draws < 1 or not 0 < level < 1:
         raise ValueError(f"draws={draws}, level={level}: need draws >= 1 and 0 < level < 1.")
-    truth = read_ground_truth(gt, masks=iou_type == "segm")
+    truth = read_ground_truth(gt, iou_type == "segm", rule)
     members = group_members(truth, groups)
+    limits = detection_limits(applied_rule(rule, truth.coco), max_dets)
     weights = draw_weights(len(truth.image_ids), draws, seed)
     aps = []
     for results in (a, b):
         detections = read_detections(results, truth, iou_type, lenient)
-        detections = evaluated_detections(truth, detections, *detection_limits(rule, max_dets))
+        detections = evaluated_detections(truth, detections, limits)
         aps.append(_class_aps(match_detections(truth, detections, iou_type), weights))
     tails = (1 - level) / 2, (1 + level) / 2
     return _comparison(truth, members, *aps, tails)

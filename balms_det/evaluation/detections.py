@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from balms_det.annotations.masks import rle_totals
 from balms_det.evaluation.ground_truth import GroundTruth
+from balms_det.evaluation.rules import Limits
 
 
 class MaskColumn(Sequence):
@@ -70,7 +72,7 @@ class Detections:
 
     Attributes:
         image: (N,) int64.
-        category: (N,) int64.
+        category: (N,) int64; -1 for an unlisted one, which only uses up a place within a limit.
         score: (N,) float64, finite.
         box: (N, 4) float64, x, y, width, height in pixels; None where masks are evaluated.
         masks: of N detections, compressed RLEs; None where boxes are evaluated.
@@ -119,52 +121,62 @@ class Detections:
         area = _mask_areas(self.masks) if box is None else box[:, 2] * box[:, 3]
         return dataclasses.replace(self, area=area)
 
-    def with_area(self) -> Detections:
-        """Those of them that have an area, which is measured.
+    def with_area(self, coco: bool) -> Detections:
+        """The same with areas; by LVIS's rules those that have one, by COCO's (``coco``) all.
 
         Raises:
             BrokenMaskError: a mask whose RLE cannot be read.
         """
         measured = self.measured()
-        return measured.take(np.flatnonzero(measured.area > 0))
+        return measured if coco else measured.take(np.flatnonzero(measured.area > 0))
 
 
-def limited_detections(
-    truth: GroundTruth, detections: Detections, per_image: int, per_category: int
-) -> Detections:
+def limited_detections(truth: GroundTruth, detections: Detections, limits: Limits) -> Detections:
     """Those that count of some detections, in their order.
 
-    First the limits; a negative one is none. Then those of a category that is not verified on their
-    image are left out: they have used up a place within the limit. So have those without an area,
-    which are left out last (:func:`with_area`).
+    First the limits. Then those of a category that is unlisted, or not verified on their image, are
+    left out: they have used up a place within the limit. So have those without an area, which
+    LVIS's rules leave out last (:func:`with_area`).
     """
-    kept = best_of_each(detections.category, detections.score, per_category)
-    detections = detections.take(kept)
-    detections = detections.take(best_of_each(detections.image, detections.score, per_image))
+    detections = within_limits(detections, limits)
+    if detections.category.min(initial=0) < 0:
+        detections = detections.take(np.flatnonzero(detections.category >= 0))
     return detections.take(np.flatnonzero(truth.verified(detections.image, detections.category)))
 
 
+def within_limits(detections: Detections, limits: Limits) -> Detections:
+    """The detections with the highest scores, in their order."""
+    category = detections.category + 1  # unlisted ones are a group, too
+    kept = best_of_each(category, detections.score, limits.per_category)
+    detections = detections.take(kept)
+    detections = detections.take(best_of_each(detections.image, detections.score, limits.per_image))
+    most = np.bincount(detections.image, minlength=1).max()
+    if most <= limits.per_pair or limits.per_pair < 0:
+        return detections
+    pair = detections.image * (category.max(initial=0) + 1) + detections.category + 1
+    pair = np.unique(pair, return_inverse=True)[1]
+    return detections.take(best_of_each(pair, detections.score, limits.per_pair))
+
+
 def with_area(truth: GroundTruth, detections: Detections) -> Detections:
-    """Those that have an area, which is measured.
+    """The same with areas; by LVIS's rules those that have one.
 
     Raises:
         ValueError: a mask whose RLE is broken; the message says which.
     """
     try:
-        return detections.with_area()
+        return detections.with_area(truth.coco)
     except BrokenMaskError as error:
         raise broken_mask(truth, detections, error.index, str(error)) from error
 
 
-def evaluated_detections(
-    truth: GroundTruth, detections: Detections, per_image: int, per_category: int
-) -> Detections:
+def evaluated_detections(truth: GroundTruth, detections: Detections, limits: Limits) -> Detections:
     """What the official package evaluates of some detections, in its order, with areas.
 
     Raises:
         ValueError: a mask whose RLE is broken.
     """
-    return with_area(truth, limited_detections(truth, detections, per_image, per_category))
+    return with_area(truth, limited_detections(truth, detections, limits))
 
 
 def _take(column: Any, kept: np.ndarray) -> Any:
@@ -191,11 +203,23 @@ def _mask_areas(masks: Sequence[dict]) -> np.ndarray:
     areas = np.empty(len(masks))
     for start in range(0, len(masks), _CHUNK):
         part = masks[start : start + _CHUNK]
+        pixels = np.array([mask["size"] for mask in part], np.int64).prod(axis=1)
+        totals = rle_totals(part)
+        short = np.flatnonzero(totals != pixels)[:1].tolist()
+        whole = part[: short[0]] if short else part
         try:
-            areas[start : start + _CHUNK] = hotcoco.mask.area(part)
-        except ValueError:
-            raise _broken(part, start) from None
+            areas[start : start + len(whole)] = hotcoco.mask.area(whole)
+        except ValueError:  # negative runs
+            raise _broken(whole, start) from None
+        for n in short:
+            raise BrokenMaskError(start + n, _why(totals[n], pixels[n]))
     return areas
+
+
+def _why(total: int, pixels: int) -> str:
+    if total < 0:
+        return "its counts are no numbers of runs"
+    return f"its runs have {total} of {pixels} pixels"
 
 
 def _broken(masks: list[dict], start: int) -> BrokenMaskError:

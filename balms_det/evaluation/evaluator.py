@@ -1,11 +1,23 @@
-"""The evaluator that training uses: AP by frequency group, for LVIS- and COCO-format data."""
+"""The evaluator that training uses: AP by frequency group, for LVIS- and COCO-format data.
+
+Two evaluations may run in one folder at once, so every file of a running one is its own: its name
+holds the run, and its process holds a lock on it. A run without a lock has ended.
+
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import logging
 import math
 import os
+import re
+import secrets
+from collections import defaultdict
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import torch
@@ -26,6 +38,7 @@ from balms_det.data.class_stats import (
     dataset_source_name,
 )
 from balms_det.evaluation.lvis import Groups, evaluate_lvis
+from balms_det.evaluation.results.chunks import ResultsError
 
 _logger = logging.getLogger(__name__)
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -40,7 +53,7 @@ class _Annotations(msgspec.Struct):
 
 
 class LongTailEvaluator(DatasetEvaluator):
-    """Box and mask AP by LVIS's rules, with AP of rare, common and frequent classes.
+    """Box and mask AP by LVIS's or COCO's rules, with AP of rare, common and frequent classes.
 
     Every rank streams its predictions to a file beside the results; rank 0 joins the files into
     ``<output_dir>/<format>_instances_results.json`` and evaluates that. So memory does not grow
@@ -51,7 +64,8 @@ class LongTailEvaluator(DatasetEvaluator):
             it is written in COCO format, as Detectron2's ``COCOEvaluator`` does.
         output_dir: folder of the results, shared by all ranks.
         groups: see ``evaluate_lvis``; None takes the dataset's own ``frequency``.
-        max_dets: detections of an image that count.
+        max_dets: detections that count, see ``evaluate_lvis``; None for the number of the rules.
+        rule: see ``evaluate_lvis``.
         distributed: False where only this process evaluates.
 
     Raises:
@@ -64,7 +78,8 @@ class LongTailEvaluator(DatasetEvaluator):
         output_dir: str,
         *,
         groups: Groups | None = None,
-        max_dets: int = 300,
+        max_dets: int | None = None,
+        rule: str = "default",
         distributed: bool = True,
     ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
@@ -74,8 +89,7 @@ class LongTailEvaluator(DatasetEvaluator):
             self._json_file = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
             if not distributed or comm.is_main_process():  # where it is read
                 convert_to_coco_json(dataset_name, self._json_file, allow_cached=False)
-        self._groups = groups
-        self._max_dets = max_dets
+        self._options = {"max_dets": max_dets, "rule": rule, "groups": groups}
         self._world_size = comm.get_world_size() if distributed else 1
         kind = metadata.get("evaluator_type", "coco")
         target = Path(output_dir, f"{kind}_instances_results.json")
@@ -84,7 +98,10 @@ class LongTailEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._has_masks = False
-        self._shards.open()
+        run = new_run()
+        if self._world_size > 1:
+            run = comm.all_gather(run)[0]
+        self._shards.open(run)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Write the ``instances`` of some images to disk.
@@ -122,20 +139,31 @@ class LongTailEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return None
         found = self._shards.join(self._world_size)
+        try:
+            return self._evaluate_all(found, any(has_masks))
+        except ResultsError as error:  # it names the file that is published in the next moment
+            own, target = str(self._shards.joined), str(self._shards.target)
+            raise ResultsError(str(error).replace(own, target)) from error
+        finally:
+            self._shards.publish()
+
+    def _evaluate_all(self, found: bool, has_masks: bool) -> dict[str, dict[str, float]]:
         if not read_annotation_json(self._json_file, _Annotations).annotations:
             _logger.info("%s has no annotations: wrote %s", self._json_file, self._shards.target)
             return {}
-        tasks = ("bbox", "segm") if any(has_masks) else ("bbox",)
+        tasks = ("bbox", "segm") if has_masks else ("bbox",)
         return {task: self._evaluate(task, found) for task in tasks}
 
     def _evaluate(self, task: str, found: bool) -> dict[str, float]:
         if not found:
             _logger.warning("No detection on any image: %s is undefined.", task)
             return dict.fromkeys(METRICS, math.nan)
-        results = str(self._shards.target)
-        result = evaluate_lvis(self._json_file, results, task, self._max_dets, groups=self._groups)
+        results = str(self._shards.joined)
+        result = evaluate_lvis(self._json_file, results, task, **self._options)
         metrics = {name: percent(value) for name, value in result.metrics.items()}
-        _logger.info("Evaluation of %s:\n%s", task, create_small_table(metrics))
+        _logger.info(
+            "Evaluation of %s by the rule %r:\n%s", task, result.rule, create_small_table(metrics)
+        )
         return metrics
 
 
@@ -243,13 +271,20 @@ def frequency_groups(cfg, json_file: str) -> list[str] | None:
 
 
 _COPY_BYTES = 1 << 20
+_OURS = re.compile(r"rank\d+(\.part)?|joined\.part")
+
+
+def new_run() -> str:
+    """A name that no other run has."""
+    return secrets.token_hex(8)
 
 
 class PredictionShards:
-    """A file of predictions per rank: ``<stem>.rank0``, ``<stem>.rank1``, ...
+    """A file of predictions per rank: ``<stem>.<run>.rank0``, ``<stem>.<run>.rank1``, ...
 
-    A rank writes ``<stem>.rank0.part`` and renames it when it is done, so a file of the final name
-    is whole. A new evaluation removes the shard that its rank may have left in an earlier one.
+    A rank writes ``<stem>.<run>.rank0.part`` and renames it when it is done, so a file of the final
+    name is whole. Rank 0 joins them into a file of its own, which becomes the results file when it
+    is published. A new evaluation removes what ended ones have left.
 
     Args:
         target: the results file; the shards lie beside it, on a file system that all ranks share.
@@ -258,16 +293,27 @@ class PredictionShards:
 
     def __init__(self, target: Path, rank: int) -> None:
         self.target = target
-        self._own = self._shard(rank)
-        self._part = self._own.with_name(self._own.name + ".part")
-        self._file = None
+        self._rank = rank
+        self._run = ""
+        self._file: BinaryIO | None = None
+        self._joined: BinaryIO | None = None
 
-    def open(self) -> None:
-        """Start anew, without predictions."""
+    @property
+    def joined(self) -> Path:
+        """The joined predictions of this run, until they are published."""
+        return self._path("joined.part")
+
+    def open(self, run: str) -> None:
+        """Start anew, without predictions.
+
+        Args:
+            run: the name of this evaluation, the same on all ranks.
+        """
         self.close()
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        self._own.unlink(missing_ok=True)
-        self._file = self._part.open("wb")
+        _remove_left(self.target)
+        self._run = run
+        self._file = _locked(self._part)
 
     def write(self, entries: list[dict]) -> None:
         """Append entries of the results list."""
@@ -276,17 +322,18 @@ class PredictionShards:
 
     def finish(self) -> None:
         """Declare this rank's shard whole."""
-        self.close()
-        os.replace(self._part, self._own)
+        self._file.flush()
+        os.replace(self._part, self._shard(self._rank))
 
     def close(self) -> None:
-        """Close the file; what it holds stays a part."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Give the files of this run up; whatever is still there may be removed."""
+        for file in (self._file, self._joined):
+            if file is not None:
+                file.close()
+        self._file = self._joined = None
 
     def join(self, world_size: int) -> bool:
-        """Join the whole shards of all ranks into the results file, a json list, and remove them.
+        """Join the whole shards of all ranks into ``joined``, a json list, and remove them.
 
         Returns:
             Whether there is any prediction.
@@ -301,21 +348,61 @@ class PredictionShards:
                 f"the predictions of {len(missing)} of {world_size} ranks are missing, e.g. "
                 f"{missing[0]}: all machines must share the folder {self.target.parent}."
             )
-        # One name, not a new one each time: what a kill leaves, the next evaluation writes over.
-        part = self.target.with_name(self.target.name + ".part")
-        with open(part, "wb") as file:
-            first = True
-            file.write(b"[")
-            for shard in shards:
-                first = _append(file, shard, first)
-            file.write(b"]")
-        os.replace(part, self.target)
+        self._joined = file = _locked(self.joined)
+        first = True
+        file.write(b"[")
+        for shard in shards:
+            first = _append(file, shard, first)
+        file.write(b"]")
+        file.flush()
         for shard in shards:
             shard.unlink()
         return not first
 
+    def publish(self) -> None:
+        """Make the joined predictions the results file."""
+        os.replace(self.joined, self.target)
+        self.close()
+
+    @property
+    def _part(self) -> Path:
+        return self._path(f"rank{self._rank}.part")
+
     def _shard(self, rank: int) -> Path:
-        return self.target.with_name(f"{self.target.stem}.rank{rank}")
+        return self._path(f"rank{rank}")
+
+    def _path(self, what: str) -> Path:
+        return self.target.with_name(f"{self.target.stem}.{self._run}.{what}")
+
+
+def _locked(path: Path) -> BinaryIO:
+    """A new file that this process holds a lock on, as long as it is open."""
+    while True:
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+        file.close()  # removed in the moment before it was locked
+
+
+def _remove_left(target: Path) -> None:
+    """Remove the files of runs of which no process holds a lock any more."""
+    stem = target.with_name(target.stem)
+    runs = defaultdict(list)
+    for name in glob.glob(f"{glob.escape(str(stem))}.*.*"):
+        run, _, what = name[len(str(stem)) + 1 :].partition(".")
+        if _OURS.fullmatch(what):
+            runs[run].append(name)
+    for names in runs.values():
+        with contextlib.ExitStack() as locks:
+            try:
+                for name in names:
+                    file = locks.enter_context(open(name, "rb"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for name in names:
+                    os.unlink(name)
+            except (BlockingIOError, FileNotFoundError):
+                continue  # it runs, or another process is removing it
 
 
 def _append(file, shard: Path, first: bool) -> bool:

@@ -12,12 +12,13 @@ up, is found here, where its annotation can be named.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import operator
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -154,7 +155,9 @@ class GroundTruth:
 
     Attributes:
         source: what to call it in an error: its path, or "ground truth".
-        federated: LVIS rules; else (COCO format) every category is annotated on every image.
+        coco: evaluated by COCO's rules, else by LVIS's.
+        federated: only verified categories count on an image; else every category is annotated on
+            every image.
         image_ids: N ids, ascending.
         sizes: N (height, width).
         negative: N lists of the categories (ranks) verified absent; empty unless federated.
@@ -167,11 +170,13 @@ class GroundTruth:
         box: (M, 4) float64, x, y, width, height in pixels.
         area: (M,) float64, as annotated, in pixels.
         ignore: (M,) bool: neither a hit nor a miss.
+        crowd: (M,) bool: it takes any number of detections, by the share of them inside it.
         masks: M segmentations, checked: polygons of three and more points, or compressed RLEs; None
             unless they are asked for.
     """
 
     source: str
+    coco: bool
     federated: bool
     image_ids: list
     sizes: list[tuple[int, int]]
@@ -185,6 +190,7 @@ class GroundTruth:
     box: np.ndarray
     area: np.ndarray
     ignore: np.ndarray
+    crowd: np.ndarray
     masks: list[WrittenMask] | None
 
     @functools.cached_property
@@ -196,6 +202,24 @@ class GroundTruth:
             segmentation_to_rle(mask.segmentation, *self.sizes[n])
             for mask, n in zip(self.masks, self.image.tolist())
         ]
+
+    def of_images(self, image_ids: Collection) -> GroundTruth:
+        """The same with these images alone; ids that it does not have are left aside."""
+        wanted = set(image_ids)
+        images = [n for n, image_id in enumerate(self.image_ids) if image_id in wanted]
+        rank = np.full(len(self.image_ids), -1)
+        rank[images] = np.arange(len(images))
+        kept = np.flatnonzero(rank[self.image] >= 0)
+        columns = {
+            c: getattr(self, c)[kept] for c in ("category", "box", "area", "ignore", "crowd")
+        }
+        lists = {
+            name: [getattr(self, name)[n] for n in images]
+            for name in ("image_ids", "sizes", "negative", "not_exhaustive")
+        }
+        masks = None if self.masks is None else [self.masks[m] for m in kept.tolist()]
+        image = rank[self.image[kept]]
+        return dataclasses.replace(self, **lists, **columns, image=image, masks=masks)
 
     def verified(self, image: np.ndarray, category: np.ndarray) -> np.ndarray:
         """Whether these categories are known to be, or not to be, on these images; (N,) bool."""
@@ -211,32 +235,35 @@ class GroundTruth:
         return table
 
 
-def read_ground_truth(source: Any, masks: bool) -> GroundTruth:
+def read_ground_truth(source: Any, masks: bool, rule: str = "default") -> GroundTruth:
     """Read and check a dataset.
 
-    ``ignore`` is taken as the official package takes it: in LVIS's format it is the annotation's
-    own ``ignore``, and ``iscrowd`` means nothing; in COCO's format a crowd is ignored too. An
-    annotation with an area of 0 or less is left out, as there.
+    Annotations are taken as the official package of the rules takes them. By LVIS's rules an
+    annotation is ignored for its own ``ignore``, and ``iscrowd`` means nothing (in COCO's format a
+    crowd is ignored too); one with an area of 0 or less is left out. By COCO's rules a crowd is
+    ignored and nothing else is, and every annotation stays.
 
     Args:
         source: path of a json, its loaded dict, or a ``lvis.LVIS``.
         masks: read the segmentations too.
+        rule: see ``rules``.
 
     Raises:
         FileNotFoundError: no such file.
         AnnotationFileError: what is missing or wrong.
     """
-    return _columns(*read_truth_file(source, masks), masks)
+    return _columns(*read_truth_file(source, masks), masks, rule)
 
 
-def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
+def _columns(name: str, content: TruthFile, masks: bool, rule: str) -> GroundTruth:
     images, categories = content.images, content.categories
     rank = {category.id: k for k, category in enumerate(categories)}
-    federated = _is_federated(name, images, categories)
+    federated = _is_federated(name, images, categories) and rule != "coco"
+    coco = not federated and rule in ("default", "coco")
     image = _ranks(name, content.annotations, "image", [i.id for i in images])
     category = _ranks(name, content.annotations, "category", [c.id for c in categories])
     area = _numbers(content.annotations, "area")
-    kept = np.flatnonzero((area > 0) & (area < np.inf))
+    kept = np.flatnonzero(((area > 0) & (area < np.inf)) | coco)
     annotations = [content.annotations[m] for m in kept.tolist()]
     box = _boxes(annotations)
     refuse(name, content.annotations, np.isnan(area), "an area that is no number")
@@ -247,13 +274,18 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
         np.array(sizes, np.int64)[image[kept]],
         lambda m: f"annotation {annotations[m].id!r}",
     )
+    crowd = np.array([bool(a.iscrowd) and not federated for a in annotations], bool)
+    own = np.array([bool(a.ignore) and not coco for a in annotations], bool)
     return GroundTruth(
         source=name,
+        coco=coco,
         federated=federated,
         image_ids=[i.id for i in images],
         sizes=sizes,
-        negative=[_known(i.neg_category_ids, rank) for i in images],
-        not_exhaustive=[_known(i.not_exhaustive_category_ids, rank) for i in images],
+        negative=[_known(i.neg_category_ids, rank) if federated else [] for i in images],
+        not_exhaustive=[
+            _known(i.not_exhaustive_category_ids, rank) if federated else [] for i in images
+        ],
         category_ids=list(rank),
         names=[c.name for c in categories],
         frequency=[c.frequency for c in categories],
@@ -261,9 +293,8 @@ def _columns(name: str, content: TruthFile, masks: bool) -> GroundTruth:
         category=category[kept],
         box=box,
         area=area[kept],
-        ignore=np.array(
-            [bool(a.ignore) or (bool(a.iscrowd) and not federated) for a in annotations], bool
-        ),
+        ignore=own | crowd,
+        crowd=crowd & coco,
         masks=checked_masks(name, annotations, image[kept], sizes) if masks else None,
     )
 

@@ -1,4 +1,4 @@
-"""LVIS average precision of detections, by every rule of LVIS, on LVIS- and COCO-format data."""
+"""Average precision of detections by the rules of LVIS and of COCO (``rules``)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from balms_det.evaluation.detections import distinct, limited_detections
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.metrics import GROUPS, ClassTable, Curves, LVISResult, summarize
 from balms_det.evaluation.results.read import read_detections
-
-# "Fixed AP": so many detections of a category over the whole dataset, and any number an image.
-FIXED_PER_CATEGORY = 10_000
+from balms_det.evaluation.rules import applied_rule, check_rule, detection_limits, fewer_detections
 
 Groups = Mapping[str, Sequence[int]] | Sequence[str]
 
@@ -25,7 +23,7 @@ def evaluate_lvis(
     gt: Any,
     results: Any,
     iou_type: str = "segm",
-    max_dets: int = 300,
+    max_dets: int | None = None,
     *,
     backend: str = "hotcoco",
     rule: str = "default",
@@ -33,7 +31,7 @@ def evaluate_lvis(
     groups: Groups | None = None,
     lenient: bool = False,
 ) -> LVISResult:
-    """Evaluate detections by LVIS's rules.
+    """Evaluate detections by LVIS's or COCO's rules, whichever the data is made for.
 
     Args:
         gt: path of an LVIS- or COCO-format json, its loaded dict, or a ``lvis.LVIS``. Without
@@ -41,10 +39,13 @@ def evaluate_lvis(
         results: path of a json or its list, ``[{"image_id", "category_id", "score", "bbox" (x, y,
             width, height), "segmentation" (compressed RLE)}]``.
         iou_type: "segm" or "bbox".
-        max_dets: detections of an image that count, highest scores first; -1 is no limit.
-        backend: "hotcoco" (fast) or "official" (the ``lvis`` package); same bits.
-        rule: "default", or "fixed": no limit per image but 10,000 detections a class over the
-            dataset ("Evaluating Large-Vocabulary Object Detectors", arXiv 2102.01066).
+        max_dets: detections that count, highest scores first; -1 is no limit. By LVIS's rules those
+            of an image (default 300), by COCO's those of a category on an image (100).
+        backend: "hotcoco" (fast) or "official" (the packages ``lvis`` and ``pycocotools``); same
+            bits.
+        rule: "default": LVIS's rules where images have ``neg_category_ids``, else COCO's; "lvis" or
+            "coco" by name; or "fixed": LVIS's with no limit per image but 10,000 detections a class
+            over the dataset ("Evaluating Large-Vocabulary Object Detectors", arXiv 2102.01066).
         boundary: take the smaller of mask IoU and boundary IoU (dilation 0.02 of the diagonal;
             arXiv 2103.16562). With ``rule="fixed"`` it is the rule of the LVIS 2021 challenge.
         groups: category ids of "r", "c" and "f", or a label for every category, ids ascending, as
@@ -58,43 +59,42 @@ def evaluate_lvis(
         ValueError: a wrong argument, unusable ground truth or results; the message says where.
     """
     check_arguments(iou_type, max_dets, backend, rule, boundary)
-    truth = read_ground_truth(gt, masks=iou_type == "segm")
+    truth = read_ground_truth(gt, iou_type == "segm", rule)
     members = group_members(truth, groups)
+    rule = applied_rule(rule, truth.coco)
     limits = detection_limits(rule, max_dets)
+    fewer = fewer_detections(limits) if truth.coco else ()
     curves = None
     if backend == "hotcoco" and not (boundary or lenient):
-        curves = evaluate_results(truth, results, iou_type, limits[0])
+        curves = evaluate_results(truth, results, iou_type, limits, fewer)
     if curves is None:
         detections = read_detections(results, truth, iou_type, lenient)
-        detections = limited_detections(truth, detections, *limits)
+        detections = limited_detections(truth, detections, limits)
         compute = evaluate_boundary if boundary else BACKENDS[backend]
-        curves = compute(truth, detections, iou_type)
+        curves = compute(truth, detections, iou_type, fewer=fewer)
+    most = limits.per_pair if truth.coco else limits.per_image
     return LVISResult(
-        metrics=summarize(curves, truth.category_ids, members, limits[0]),
+        metrics=summarize(curves, truth.category_ids, members, most),
         groups=members,
         iou_type=iou_type,
-        max_dets=limits[0],
+        max_dets=most,
+        rule=rule,
         _classes=_class_table(truth, curves),
     )
 
 
-def check_arguments(iou_type: str, max_dets: int, backend: str, rule: str, boundary: bool) -> None:
+def check_arguments(
+    iou_type: str, max_dets: int | None, backend: str, rule: str, boundary: bool
+) -> None:
     for name, value, legal in (
         ("iou_type", iou_type, ("segm", "bbox")),
         ("backend", backend, tuple(BACKENDS)),
-        ("rule", rule, ("default", "fixed")),
     ):
         if value not in legal:
             raise ValueError(f"{name}={value!r}: it must be one of {', '.join(map(repr, legal))}.")
-    if max_dets < 1 and max_dets != -1:
-        raise ValueError(f"max_dets={max_dets}: it must be 1 or more, or -1 for no limit.")
+    check_rule(rule, max_dets)
     if boundary and iou_type != "segm":
         raise ValueError("boundary=True compares masks: it needs iou_type='segm'.")
-
-
-def detection_limits(rule: str, max_dets: int) -> tuple[int, int]:
-    """How many detections count of an image, and of a category; -1 is no limit."""
-    return (-1, FIXED_PER_CATEGORY) if rule == "fixed" else (max_dets, -1)
 
 
 def group_members(truth: GroundTruth, groups: Groups | None) -> dict[str, list[int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,12 +35,14 @@ class Curves:
         precision: (T, R, K, A) float64, interpolated precision at the recall points, or -1.
         recall: (T, K, A) float64, or -1.
         num_detections: of every category of the dataset, how many detections were evaluated.
+        fewer: number of detections to (T, K) recall over all areas with so many, or -1.
     """
 
     categories: np.ndarray
     precision: np.ndarray
     recall: np.ndarray
     num_detections: np.ndarray
+    fewer: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +102,19 @@ class LVISResult:
     Attributes:
         metrics: "AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300",
             "ARs@300", "ARm@300", "ARl@300" (the number is ``max_dets``), fractions in [0, 1], -1
-            where undefined.
+            where undefined. By COCO's rules "AR@1" and "AR@10" as well.
         groups: "r", "c" and "f" to their category ids.
         iou_type: "bbox" or "segm".
-        max_dets: detections of an image that count, -1 for no limit.
+        max_dets: detections that count of an image, or by COCO's rules of a category on an image;
+            -1 for no limit.
+        rule: "lvis", "fixed" or "coco".
     """
 
     metrics: dict[str, float]
     groups: dict[str, list[int]]
     iou_type: str
     max_dets: int
+    rule: str
     _classes: ClassTable
 
     @functools.cached_property
@@ -146,7 +151,7 @@ def group_ap(
 def summarize(
     curves: Curves, category_ids: Sequence[int], groups: Mapping[str, Sequence[int]], max_dets: int
 ) -> dict[str, float]:
-    """The 13 metrics of LVIS.
+    """The 13 metrics of LVIS, or the 12 of COCO and APr, APc and APf.
 
     Args:
         curves: of all areas.
@@ -163,6 +168,7 @@ def summarize(
     for area, name in enumerate(list(AREA_RANGES)[1:], start=1):
         metrics[f"AP{name[0]}"] = mean_defined(precision[..., area])
     metrics |= of_groups
+    metrics |= {f"AR@{n}": mean_defined(values) for n, values in sorted(curves.fewer.items())}
     metrics[f"AR@{max_dets}"] = mean_defined(recall[..., 0])
     for area, name in enumerate(list(AREA_RANGES)[1:], start=1):
         metrics[f"AR{name[0]}@{max_dets}"] = mean_defined(recall[..., area])

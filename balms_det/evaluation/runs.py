@@ -15,22 +15,61 @@ from tabulate import tabulate
 
 from balms_det.evaluation.lvis import evaluate_lvis
 from balms_det.evaluation.metrics import LVISResult
-from balms_det.evaluation.results.chunks import result_chunks
+from balms_det.evaluation.results.chunks import ResultsError, result_chunks, results_name
 from balms_det.utils.files import write_atomically
 from balms_det.utils.trust import markdown_cell
 
 _TABLE_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
-def evaluable_types(results: Any) -> list[str]:
-    """["bbox", "segm"], or what the first entry of the results has of the two.
+def evaluable_types(results: Any, *, lenient: bool = False) -> list[str]:
+    """["bbox", "segm"] where entries of the results have masks, else ["bbox"].
+
+    Args:
+        results: a list of entries or the path of its json; every entry is looked at.
+        lenient: allow that some entries have a mask and others none.
 
     Raises:
-        FileNotFoundError, ResultsError: see ``result_chunks``.
+        FileNotFoundError, ResultsError: see ``result_chunks``; or only some entries have a mask.
     """
-    first = next((chunk[0] for chunk in result_chunks(results) if chunk), {})
-    has_mask = isinstance(first, dict) and "segmentation" in first
-    return ["bbox", "segm"] if has_mask else ["bbox"]
+    firsts: dict[bool, int] = {}  # the first entry with a mask, and the first one without
+    place = 0
+    for chunk in result_chunks(results, ("segmentation",), raw=True):
+        for has_mask in (True, False):
+            if has_mask not in firsts:
+                own = (n for n, entry in enumerate(chunk) if _has_mask(entry) == has_mask)
+                first = next(own, None)
+                if first is not None:
+                    firsts[has_mask] = place + first
+        place += len(chunk)
+    if len(firsts) == 2 and not lenient:
+        raise ResultsError(
+            f"{results_name(results)}, entry {firsts[False]}: it has no 'segmentation', and entry "
+            f"{firsts[True]} has one. iou_type='bbox' (--iou-type bbox) evaluates boxes alone, "
+            "lenient=True (--lenient) leaves such entries out."
+        )
+    return ["bbox", "segm"] if True in firsts else ["bbox"]
+
+
+def _has_mask(entry: Any) -> bool:
+    return isinstance(entry, dict) and "segmentation" in entry
+
+
+def common_types(runs: Sequence[Any], *, lenient: bool = False) -> list[str]:
+    """:func:`evaluable_types` of several results, which have to be the same.
+
+    Raises:
+        FileNotFoundError, ResultsError: as there; or some of them have masks and others none.
+    """
+    kinds = [evaluable_types(results, lenient=lenient) for results in runs]
+    for results, own in zip(runs, kinds):
+        if own != kinds[0]:
+            with_masks, without = (runs[0], results) if "segm" in kinds[0] else (results, runs[0])
+            raise ResultsError(
+                f"{results_name(with_masks)} has masks and {results_name(without)} has none: say "
+                "by --iou-type bbox that boxes alone are evaluated."
+            )
+    return kinds[0]
 
 
 def short_labels(paths: Sequence[str]) -> list[str]:
@@ -86,7 +125,8 @@ def write_runs(folder: Path, labels: Sequence[str], results: Sequence[LVISResult
         folder / f"metrics_{iou_type}.json",
         folder / f"per_class_{iou_type}.csv",
     )
-    content = {"results": list(labels), "max_dets": results[0].max_dets, "metrics": metrics}
+    content = {"results": list(labels), "rule": results[0].rule, "max_dets": results[0].max_dets}
+    content["metrics"] = metrics
     write_atomically(json_path, json.dumps(content, indent=1))
     write_atomically(csv_path, _per_class(results))
     return [json_path, csv_path]

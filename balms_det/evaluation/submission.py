@@ -16,17 +16,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from balms_det.evaluation.lvis import detection_limits
 from balms_det.evaluation.results.chunks import ResultsError, results_name
 from balms_det.evaluation.results.columns import Columns, KnownIds
 from balms_det.evaluation.results.faults import Problem
 from balms_det.evaluation.results.read import CheckedResults, apply_limits, find_problems, refuse
+from balms_det.evaluation.rules import Limits, check_rule, detection_limits
 from balms_det.evaluation.runs import evaluable_types
 from balms_det.utils.files import atomic_path
 
 _KEYS = {"bbox": "bbox", "segm": "segmentation"}
 _CHUNK = 1 << 14
-_MAX_DETS = 300
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def check_submission(gt: Any, results: Any, rule: str = "default") -> list[Probl
     checked = _read(known, results)
     if not len(checked.columns) and not checked.problems:
         raise ResultsError(f"{results_name(results)}: the list is empty, nothing to submit.")
-    _, over = apply_limits(checked.columns, known, detection_limits(rule, _MAX_DETS))
+    _, over = apply_limits(checked.columns, known, _limits(rule))
     return checked.problems + over
 
 
@@ -92,7 +91,7 @@ def write_submission(
     checked = _read(known, results)
     if checked.problems and not lenient:
         refuse(results, checked.problems)
-    columns, over = apply_limits(checked.columns, known, detection_limits(rule, _MAX_DETS))
+    columns, over = apply_limits(checked.columns, known, _limits(rule))
     if not len(columns):
         raise ResultsError(f"{results_name(results)}: no entry is left, nothing to submit.")
     with atomic_path(target) as part:
@@ -102,8 +101,13 @@ def write_submission(
     return Submission(target, len(columns), used, empty, checked.problems + over)
 
 
+def _limits(rule: str) -> Limits:
+    check_rule(rule, None)
+    return detection_limits("lvis" if rule == "default" else rule)
+
+
 def _read(known: KnownIds, results: Any) -> CheckedResults:
-    keys = [_KEYS[iou_type] for iou_type in evaluable_types(results)]
+    keys = [_KEYS[iou_type] for iou_type in evaluable_types(results, lenient=True)]
     return find_problems(results, known, keys, decode=True, copies=True)
 
 

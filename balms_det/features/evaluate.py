@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.data import DatasetCatalog
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from balms_det.data.class_stats import dataset_classes
-from balms_det.evaluation.box_ap import BoxTruth, box_ap, lvis_ground_truth
+from balms_det.evaluation.box_ap import BoxTruth, box_ap
 from balms_det.features.manifest import (
     EVAL,
     FEATURES,
@@ -59,10 +58,8 @@ class CachedEvaluation:
             )
         classes = dataset_classes(source.name)
         cache.check_classes(classes.size, classes.names, classes.source)
-        ids = set(cache.manifest.image_ids)
-        dicts = [d for d in DatasetCatalog.get(source.name) if d["image_id"] in ids]
         groups = cache.manifest.class_stats().frequency_groups()
-        self.ground_truth = BoxTruth(lvis_ground_truth(source.name, dicts, groups))
+        self.ground_truth = BoxTruth.of_dataset(source.name, cache.manifest.image_ids, groups)
 
     @torch.no_grad()
     def box_ap(

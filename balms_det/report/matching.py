@@ -115,7 +115,7 @@ def _scored_categories(truth: GroundTruth, image: int, g: np.ndarray) -> np.ndar
 
 def _iou(truth: GroundTruth, detections: Detections, d: np.ndarray, g: np.ndarray) -> np.ndarray:
     """(len(d), len(g)); with a crowd of COCO's, the share of the detection that lies in it."""
-    crowd = (truth.ignore[g] & (not truth.federated)).astype(np.uint8).tolist()
+    crowd = truth.crowd[g].astype(np.uint8).tolist()
     if detections.masks is None:
         return mask_api.iou(detections.box[d], truth.box[g], crowd)
     return mask_api.iou([detections.masks[n] for n in d], [truth.rles[n] for n in g], crowd)

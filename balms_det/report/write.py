@@ -20,18 +20,17 @@ from balms_det.annotations.class_identity import ClassList
 from balms_det.annotations.images import locate_images
 from balms_det.annotations.read import read_annotation_json
 from balms_det.data.class_stats import ClassStats, stats_of
-from balms_det.evaluation.detections import Detections, best_of_each, with_area
+from balms_det.evaluation.detections import Detections, with_area, within_limits
 from balms_det.evaluation.ground_truth import GroundTruth, read_ground_truth
 from balms_det.evaluation.lvis import evaluate_lvis
 from balms_det.evaluation.metrics import IOU_THRESHOLDS, LVISResult
 from balms_det.evaluation.results.read import read_detections
+from balms_det.evaluation.rules import detection_limits
 from balms_det.report.examples import Example, Shelf, run_shelves, truth_shelves
 from balms_det.report.gallery import GalleryMaker
 from balms_det.report.matching import Matches, confusion_cells, match
 from balms_det.report.page import render_page
 from balms_det.utils.files import write_atomically
-
-MAX_DETS = 300
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -84,7 +83,7 @@ def write_report(
     paths = None if images is None else image_paths(gt, truth, images)
     title = f"{Path(gt).stem}: {' · '.join(runs)}"
     data = {
-        "dataset": _dataset(gt, truth, iou_type, counted="training" if counts else "evaluated"),
+        "dataset": _dataset(gt, truth, evaluated[0].result, "training" if counts else "evaluated"),
         "classes": classes_payload(truth, evaluated, stats.image_count),
         "runs": [run_payload(truth, run) for run in evaluated],
         "gallery": _gallery(truth, evaluated, paths, per_shelf, int(max_gallery_mb * 1e6)),
@@ -131,11 +130,11 @@ def _evaluate(
     stats: ClassStats,
 ) -> Run:
     groups = stats.frequency_groups() if None in truth.frequency else None
-    result = evaluate_lvis(str(gt), str(path), iou_type, MAX_DETS, groups=groups)
+    result = evaluate_lvis(str(gt), str(path), iou_type, groups=groups)
     detections = read_detections(str(path), truth, iou_type)
     # As evaluated, but with the classes that are not verified on an image: they too are confused.
-    kept = best_of_each(detections.image, detections.score, MAX_DETS)
-    detections = with_area(truth, detections.take(kept))
+    detections = within_limits(detections, detection_limits(result.rule))
+    detections = with_area(truth, detections)
     return Run(name, result, detections, match(truth, detections))
 
 
@@ -150,13 +149,14 @@ def image_paths(gt: str | os.PathLike, truth: GroundTruth, root: str | os.PathLi
     return locate_images(str(gt), [of_id[i] for i in truth.image_ids], str(root), "lvis")
 
 
-def _dataset(gt: str | os.PathLike, truth: GroundTruth, iou_type: str, counted: str) -> dict:
+def _dataset(gt: str | os.PathLike, truth: GroundTruth, result: LVISResult, counted: str) -> dict:
     return {
         "name": Path(gt).name,
         "images": len(truth.image_ids),
         "instances": int((~truth.ignore).sum()),
-        "iou": {"segm": "mask", "bbox": "box"}[iou_type],
-        "max_dets": MAX_DETS,
+        "iou": {"segm": "mask", "bbox": "box"}[result.iou_type],
+        "max_dets": result.max_dets,
+        "limited": "a class and image" if result.rule == "coco" else "an image",
         "counted": counted,
     }
 

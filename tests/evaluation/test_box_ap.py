@@ -8,6 +8,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
+from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.backends.official import import_lvis
 from balms_det.evaluation.box_ap import METRICS, BoxTruth, box_ap, lvis_ground_truth
 from balms_det.evaluation.tables import draw_strength_curves
@@ -100,9 +101,8 @@ def test_data_without_negatives_counts_as_complete(dataset):
     name, dicts = dataset
     lists = ("neg_category_ids", "not_exhaustive_category_ids")
     bare = [{k: v for k, v in record.items() if k not in lists} for record in dicts]
-    bare[0]["annotations"] = [{**bare[0]["annotations"][0], "category_id": 1, "iscrowd": 1}]
+    bare[0]["annotations"] = []
     complete = lvis_ground_truth(name, bare, FREQUENCY)
-    assert len(complete["annotations"]) == 20
     assert not set(lists) & set(complete["images"][0])
     # With the lists on one image the others get theirs, of every class that they do not show.
     one_with = lvis_ground_truth(name, [*bare[:-1], {**bare[-1], lists[1]: []}], FREQUENCY)
@@ -114,6 +114,25 @@ def test_data_without_negatives_counts_as_complete(dataset):
     assert 0 not in {a["category_id"] for a in bare[-1]["annotations"]}
     assert box_ap(partly, [*found, wrong]) == box_ap(partly, found)
     assert box_ap(complete, [*found, wrong])["APr"] < box_ap(complete, found)["APr"]
+
+
+def test_a_crowd_of_coco_format_stays_a_crowd(dataset):
+    name, dicts = dataset
+    lists = ("neg_category_ids", "not_exhaustive_category_ids")
+    bare = [{k: v for k, v in record.items() if k not in lists} for record in dicts]
+    found = _found(bare)
+    without = box_ap(lvis_ground_truth(name, bare, FREQUENCY), found)
+    everywhere = {"bbox": [0, 0, 90, 80], "bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 1}
+    for record in bare:
+        crowds = [{**everywhere, "category_id": c} for c in range(3)]
+        record["annotations"] = [*record["annotations"], *crowds]
+    truth = lvis_ground_truth(name, bare, FREQUENCY)
+    assert len(truth["annotations"]) == 6 * (4 + 3)
+    entries = _entries(found, [1, 2, 3])
+    expected = evaluate_lvis(truth, entries, "bbox")
+    ap = box_ap(truth, found)
+    assert ap == {metric: 100 * expected.metrics[metric] for metric in METRICS}
+    assert ap["AP"] > without["AP"]  # what hits nothing else lies in a crowd
 
 
 def test_no_detection_and_no_group(dataset):

@@ -13,13 +13,14 @@ from balms_det.evaluation.compare import comparison_table, write_comparison
 from balms_det.evaluation.detections import evaluated_detections
 from balms_det.evaluation.ground_truth import read_ground_truth
 from balms_det.evaluation.results.read import read_detections
+from balms_det.evaluation.rules import Limits
 
 
 def matches_of(case, iou_type):
     truth = read_ground_truth(case.truth, masks=iou_type == "segm")
     detections = read_detections(case.results, truth, iou_type)
     return match_detections(
-        truth, evaluated_detections(truth, detections, case.max_dets, -1), iou_type
+        truth, evaluated_detections(truth, detections, Limits(case.max_dets)), iou_type
     )
 
 

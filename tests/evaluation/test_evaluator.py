@@ -142,6 +142,24 @@ def test_a_second_evaluation_starts_anew(register, tmp_path):
     assert len(json.loads((tmp_path / "lvis_instances_results.json").read_text())) == 3
 
 
+def test_two_evaluations_in_one_folder_have_their_own_ap(register, tmp_path):
+    name = register(content(False))
+    alone = run(LongTailEvaluator(name, tmp_path / "alone"))
+    first, second = (LongTailEvaluator(name, tmp_path / "both") for _ in range(2))
+    first.reset()
+    second.reset()
+    first.process([{"image_id": 1}], [{"instances": instances(*FIRST)}])
+    second.process([{"image_id": 2}], [{"instances": instances(*SECOND)}])
+    rest = [{"instances": instances(*SECOND)}, {"instances": instances()}]
+    first.process([{"image_id": 2}, {"image_id": 4}], rest)
+    other = second.evaluate()
+    found = first.evaluate()
+    assert found["segm"] == pytest.approx(alone["segm"], nan_ok=True)
+    assert other["segm"]["AP"] < found["segm"]["AP"]
+    names = [path.name for path in (tmp_path / "both").iterdir()]
+    assert names == ["coco_instances_results.json"]
+
+
 def test_a_model_that_detects_nothing_is_undefined(register, tmp_path, caplog):
     evaluator = LongTailEvaluator(register(content(True)), tmp_path)
     evaluator.reset()
@@ -164,7 +182,10 @@ def test_an_unknown_image_is_an_error(register, tmp_path):
     evaluator = LongTailEvaluator(register(content(True)), tmp_path)
     evaluator.reset()
     evaluator.process([{"image_id": 77}], [{"instances": instances(*FIRST)}])
-    with pytest.raises(ValueError, match="image_id that the dataset does not list: 77"):
+    message = (
+        r"lvis_instances_results\.json, entry 0: .*image_id that the dataset does not list: 77"
+    )
+    with pytest.raises(ValueError, match=message):
         evaluator.evaluate()
 
 

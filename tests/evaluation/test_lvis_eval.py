@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lvis_cases import Case
 
-from balms_det.annotations.masks import mask_to_rle
+from balms_det.annotations.masks import mask_to_rle, rle_totals
 from balms_det.annotations.read import AnnotationFileError
 from balms_det.data import ClassStats
 from balms_det.evaluation import evaluate_lvis
@@ -123,7 +123,7 @@ def limit_per_category(results, limit):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("limit", [4, 10_000])
 def test_fixed_ap(seed, limit, monkeypatch):
-    monkeypatch.setattr("balms_det.evaluation.lvis.FIXED_PER_CATEGORY", limit)
+    monkeypatch.setattr("balms_det.evaluation.rules.FIXED_PER_CATEGORY", limit)
     case = Case(seed)
     expected = evaluate_lvis(
         case.truth, limit_per_category(case.results, limit), "bbox", -1, backend="official"
@@ -186,10 +186,51 @@ def test_broken_masks_are_refused(truth, counts, backend):
         evaluate_lvis(truth, [good, broken], backend=backend)
 
 
-def test_the_official_backend_does_not_hang_at_a_mask_that_ends_early(truth):
-    short = {**HIT, "segmentation": {"size": [20, 20], "counts": "e05"}}
-    with pytest.raises(ValueError, match="of 400 pixels"):
-        evaluate_lvis(truth, [short], backend="official")
+NEGATIVE = "T3b1`<hI"  # runs of 100, 50, 400 and -150: as many as pixels
+
+
+@pytest.mark.parametrize("format_of", [lambda truth: truth, coco], ids=["lvis", "coco"])
+@pytest.mark.parametrize("cut", ["one character", "zzzz", "a run", "negative"])
+@BACKENDS
+def test_masks_that_do_not_fill_their_image_are_refused(truth, cut, backend, format_of):
+    shape = np.zeros((20, 20), bool)
+    shape[2:10, 2:10] = True
+    whole = mask_to_rle(shape)["counts"].decode()
+    counts = {"one character": whole[:-1], "zzzz": "zzzz", "a run": "e05", "negative": NEGATIVE}
+    assert rle_totals([{"counts": NEGATIVE}]).tolist() == [400]
+    good, broken = (
+        {**HIT, "score": score, "segmentation": {"size": [20, 20], "counts": own}}
+        for score, own in ((0.9, whole), (0.25, counts[cut]))
+    )
+    truth = format_of(truth)
+    for results in ([good, broken], [good, broken, {**good, "image_id": 3.0}, good]):
+        with pytest.raises(ValueError, match=r"category 5 on image 3 with the score 0\.25"):
+            evaluate_lvis(truth, results, backend=backend)
+    evaluate_lvis(truth, [good], backend=backend)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("max_dets", [2, 5])
+def test_lenient_leaves_unlisted_categories_out_after_the_limit(seed, max_dets, tmp_path):
+    """As the official package, which takes them and lets them use up places."""
+    case = Case(seed)
+    unlisted = max(case.category_ids) + 1
+    rng = np.random.default_rng(seed)
+    for result in case.results:
+        if rng.random() < 0.4:
+            result["category_id"] = unlisted
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(case.truth))
+    lvis = import_lvis()
+    found = lvis.LVISResults(lvis.LVIS(str(path)), copy.deepcopy(case.results), max_dets)
+    expected = lvis.LVISEval(lvis.LVIS(str(path)), found, "bbox")
+    expected.params.max_dets = max_dets
+    expected.run()
+    for backend in ("hotcoco", "official"):
+        result = evaluate_lvis(
+            case.truth, case.results, "bbox", max_dets, backend=backend, lenient=True
+        )
+        assert result.metrics == dict(expected.get_results())
 
 
 @pytest.mark.parametrize(

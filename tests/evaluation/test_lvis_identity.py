@@ -14,6 +14,7 @@ from balms_det.evaluation.backends import hotcoco as rust_stream
 from balms_det.evaluation.backends.official import import_lvis
 from balms_det.evaluation.ground_truth import read_ground_truth
 from balms_det.evaluation.results import read as result_parts
+from balms_det.evaluation.rules import Limits
 
 FEW = 40
 SEEDS = [*range(FEW), *(pytest.param(n, marks=pytest.mark.slow) for n in range(FEW, 110))]
@@ -49,7 +50,7 @@ def set_way(case, seed, iou_type, monkeypatch):
     if seed % 4 < 2:
         case.results.sort(key=lambda entry: -entry["image_id"])
         truth = read_ground_truth(case.truth, masks=iou_type == "segm")
-        in_parts = evaluate_results(truth, case.results, iou_type, case.max_dets)
+        in_parts = evaluate_results(truth, case.results, iou_type, Limits(case.max_dets))
         assert in_parts is not None or not len(truth.category)
     elif seed % 4 == 3:
         monkeypatch.setattr(rust, "STREAM_LIMIT", 0)

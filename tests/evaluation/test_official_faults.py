@@ -3,8 +3,10 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 
+from balms_det.annotations.masks import mask_to_rle
 from balms_det.annotations.read import AnnotationFileError
 from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.backends.official import import_lvis
@@ -56,10 +58,13 @@ def test_annotations_of_the_same_id_are_an_error(truth, tmp_path):
         evaluate_lvis(truth, both, "bbox")
 
 
+EMPTY = mask_to_rle(np.zeros((20, 20), bool))
+
+
 def test_the_area_of_a_mask_is_that_of_the_mask(truth, tmp_path):
     """The package takes the area of the box where a mask comes with one, so Detectron2 drops it."""
     import_lvis()
-    with_box = {**HIT, "segmentation": {"size": [20, 20], "counts": "a1"}}
+    with_box = {**HIT, "segmentation": EMPTY}
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth))
     lvis = import_lvis()

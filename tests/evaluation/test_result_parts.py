@@ -15,6 +15,7 @@ from balms_det.evaluation.detections import BrokenMaskError, Detections, evaluat
 from balms_det.evaluation.ground_truth import read_ground_truth
 from balms_det.evaluation.results import read as result_parts
 from balms_det.evaluation.results.read import ReadWhole, ResultsError, read_detections
+from balms_det.evaluation.rules import Limits
 
 RLE = mask_to_rle(np.eye(20, dtype=bool))
 BROKEN = {"size": [20, 20], "counts": "e05?0000000g9"}
@@ -57,7 +58,7 @@ def add_images(truth, ids):
 
 def parts_of(truth, results, iou_type="segm", per_image=300):
     truth = read_ground_truth(truth, masks=iou_type == "segm")
-    return list(result_parts.result_parts(results, truth, iou_type, per_image))
+    return list(result_parts.result_parts(results, truth, iou_type, Limits(per_image)))
 
 
 def grouped(results):
@@ -73,7 +74,7 @@ def test_parts_are_the_detections_that_count(seed, iou_type, tmp_path):
     results = grouped(case.results)
     truth = read_ground_truth(case.truth, masks=iou_type == "segm")
     read = read_detections(results, truth, iou_type)
-    expected = evaluated_detections(truth, read, case.max_dets, -1)
+    expected = evaluated_detections(truth, read, Limits(case.max_dets))
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     for source in (results, tuple(results), str(path)):
@@ -144,7 +145,7 @@ def test_scattered_images_give_the_same_numbers(seed):
     truth = read_ground_truth(case.truth, masks=True)
     scattered = sorted(case.results, key=lambda entry: entry["segmentation"]["counts"])
     if scattered != grouped(scattered):
-        assert evaluate_results(truth, scattered, "segm", 300) is None
+        assert evaluate_results(truth, scattered, "segm", Limits(300)) is None
     expected = evaluate_lvis(case.truth, scattered, backend="official")
     for results in (scattered, grouped(scattered)):
         assert evaluate_lvis(case.truth, results).metrics == expected.metrics

@@ -17,6 +17,7 @@ from balms_det.evaluation.results.read import (
     check_results,
     find_problems,
 )
+from balms_det.evaluation.rules import Limits
 
 DATASET = {
     "images": [{"id": i, "height": 20, "width": 30} for i in (5, 2)],
@@ -170,12 +171,12 @@ def test_a_broken_mask_is_left_out_of_a_lenient_reading():
 def test_limits_keep_the_highest_scores():
     results = [entry(score=score / 10) for score in (1, 9, 5)] + [entry(image_id=5)]
     columns, known = find_problems(results, DATASET, KEYS).columns, KnownIds.of(DATASET)
-    assert apply_limits(columns, known, (3, -1)) == (columns, [])
-    kept, problems = apply_limits(columns, known, (2, -1))
+    assert apply_limits(columns, known, Limits(3)) == (columns, [])
+    kept, problems = apply_limits(columns, known, Limits(2))
     assert kept.index.tolist() == [1, 2, 3]
     assert "2 highest scores of its image" in problems[0].text
     assert problems[0].example == "image 2 has 3 entries"
-    kept, problems = apply_limits(columns, known, (-1, 1))
+    kept, problems = apply_limits(columns, known, Limits(per_category=1))
     assert (problems[0].count, problems[0].example) == (3, "category 7 has 4 entries")
 
 

@@ -8,13 +8,16 @@ import pytest
 from lvis_cases import Case
 
 from balms_det.evaluation import evaluate_lvis
+from balms_det.evaluation.results.chunks import ResultsError
 from balms_det.evaluation.runs import (
+    common_types,
     evaluable_types,
     evaluate_runs,
     runs_table,
     short_labels,
     write_runs,
 )
+from balms_det.evaluation.submission import check_submission
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,29 @@ def test_what_can_be_evaluated(case):
     assert evaluable_types(case.results) == ["bbox", "segm"]
     assert evaluable_types([{"bbox": [1, 2, 3, 4]}]) == ["bbox"]
     assert evaluable_types([]) == ["bbox"]
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_every_entry_says_what_can_be_evaluated(place, tmp_path):
+    entries = [dict(entry) for entry in Case(3).results]
+    del entries[place]["segmentation"]
+    number = place % len(entries)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(entries))
+    for results in (entries, path):
+        with pytest.raises(ResultsError, match=rf"entry {number}: it has no 'segmentation', and"):
+            evaluable_types(results)
+        assert evaluable_types(results, lenient=True) == ["bbox", "segm"]
+    assert any("segmentation" in str(p) for p in check_submission(Case(3).truth, entries))
+
+
+def test_all_runs_have_masks_or_none():
+    entries = Case(3).results
+    boxes = [{k: v for k, v in entry.items() if k != "segmentation"} for entry in entries]
+    assert common_types([boxes, boxes]) == ["bbox"]
+    for runs in ([entries, boxes], [boxes, entries, entries]):
+        with pytest.raises(ResultsError, match=r"has masks and results has none.*--iou-type bbox"):
+            common_types(runs)
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,21 @@ def target(tmp_path):
     return tmp_path / "inference" / "results.json"
 
 
-def write(target, rank, *batches):
+def write(target, rank, *batches, run="a"):
     shards = PredictionShards(target, rank)
-    shards.open()
+    shards.open(run)
     for batch in batches:
         shards.write(batch)
     return shards
 
 
 def test_the_shards_of_all_ranks_become_one_list(target):
-    write(target, 1, [{"a": 3}]).finish()
+    second = write(target, 1, [{"a": 3}])
+    second.finish()
     first = write(target, 0, [{"a": 1}, {"a": 2.5}], [], [{"b": "x"}])
     first.finish()
     assert first.join(2)
+    first.publish()
     assert json.loads(target.read_text()) == [{"a": 1}, {"a": 2.5}, {"b": "x"}, {"a": 3}]
     assert [path.name for path in target.parent.iterdir()] == ["results.json"]
 
@@ -33,6 +35,7 @@ def test_no_prediction_at_all_is_an_empty_list(target):
     shards = write(target, 0, [])
     shards.finish()
     assert not shards.join(1)
+    shards.publish()
     assert json.loads(target.read_text()) == []
 
 
@@ -49,8 +52,38 @@ def test_a_killed_rank_leaves_nothing_that_passes_for_whole(target):
 def test_a_new_evaluation_forgets_the_shards_of_one_that_was_cut_off(target):
     write(target, 0, [{"a": "old"}]).finish()
     shards = write(target, 0, [{"a": "part"}])
-    shards.open()
+    shards.open("a")
     shards.write([{"a": "new"}])
     shards.finish()
     shards.join(1)
+    shards.publish()
     assert json.loads(target.read_text()) == [{"a": "new"}]
+
+
+def test_two_runs_in_one_folder_keep_to_their_own_files(target):
+    """The second one starts while the first one writes, and ends while it evaluates."""
+    first = write(target, 0, [{"a": 1}], run="a")
+    second = write(target, 0, [{"b": 2}], run="b")
+    first.write([{"a": 2}])
+    for shards in (first, second):
+        shards.finish()
+        assert shards.join(1)
+    second.publish()
+    write(target, 0, [{"c": 3}], run="c")
+    assert json.loads(first.joined.read_text()) == [{"a": 1}, {"a": 2}]
+    assert json.loads(target.read_text()) == [{"b": 2}]
+    first.publish()
+    assert json.loads(target.read_text()) == [{"a": 1}, {"a": 2}]
+
+
+def test_what_ended_runs_left_is_removed(target):
+    for n, run in enumerate("abc"):
+        left = write(target, 0, [{"a": 1}], run=run)
+        if n:
+            left.finish()
+        if n == 2:
+            left.join(1)
+        left.close()
+    shards = write(target, 0, run="d")
+    assert [path.name for path in target.parent.iterdir()] == ["results.d.rank0.part"]
+    shards.close()

@@ -1,12 +1,13 @@
-"""hotcoco, an evaluator in Rust: the official package's numbers, to the last bit, much faster.
+"""hotcoco, an evaluator in Rust: the official packages' numbers, to the last bit, much faster.
 
 It agrees with the official package where its input is prepared as the official one prepares its
 own, so the limits on detections and the checks come before it. What is left to translate:
 
-- an ``iscrowd`` annotation is no crowd in LVIS, so none is marked;
-- an ignored annotation has no field there; an area outside of every range does the same;
-- its own limit of 300 detections an image is switched off, because the limit is applied already
-  (a stream always has it, so where an image has more, all images are evaluated at once);
+- an ``iscrowd`` annotation is no crowd by LVIS's rules, so none is marked;
+- an annotation that LVIS's rules ignore has no field there; an area outside of every range does
+  the same;
+- its own limits are switched off, because the limit is applied already (by LVIS's rules a stream
+  always has one of 300 an image, so where an image has more, all are evaluated at once);
 - the area of a detection is that of its box, so a mask gets a box of the mask's area.
 
 Images are evaluated some at a time (``rust_stream``), so that masks are decoded for these alone,
@@ -33,38 +34,45 @@ from balms_det.evaluation.detections import BrokenMaskError, Detections, distinc
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.metrics import AREA_RANGES, IOU_THRESHOLDS, RECALL_POINTS, Curves
 from balms_det.evaluation.results.read import ReadWhole, result_parts
+from balms_det.evaluation.rules import Limits
 
 AREAS = tuple(AREA_RANGES)
 _PART = 1 << 13  # detections that are matched together, about
 
 
 def evaluate(
-    truth: GroundTruth, detections: Detections, iou_type: str, areas: Sequence[str] = AREAS
+    truth: GroundTruth,
+    detections: Detections,
+    iou_type: str,
+    areas: Sequence[str] = AREAS,
+    fewer: Sequence[int] = (),
 ) -> Curves:
     """Precision and recall by hotcoco.
 
     Args:
         truth: with masks where they are evaluated.
-        detections: within the limits; those without an area are left out here.
+        detections: within the limits; by LVIS's rules those without an area are left out here.
         iou_type: "bbox" or "segm".
         areas: the ranges that are asked for.
+        fewer: by COCO's rules, smaller limits whose recall is asked for.
 
     Raises:
         ValueError: a mask whose RLE is broken; the message says which.
     """
-    if np.bincount(detections.image, minlength=1).max() <= STREAM_LIMIT:
+    if truth.coco or np.bincount(detections.image, minlength=1).max() <= STREAM_LIMIT:
+        parts = _parts(truth, detections)
         try:
-            return _curves(truth, *streamed(truth, _parts(detections), iou_type, areas), areas)
+            return _curves(truth, *streamed(truth, parts, iou_type, areas, fewer), areas, fewer)
         except BrokenMaskError:
             with_area(truth, detections)  # of several broken ones it names the first one
             raise
     detections = with_area(truth, detections)
     counts = np.bincount(detections.category, minlength=len(truth.category_ids))
-    return _curves(truth, matched(truth, detections, iou_type, areas), counts, areas)
+    return _curves(truth, matched(truth, detections, iou_type, areas), counts, areas, ())
 
 
 def evaluate_results(
-    truth: GroundTruth, results: Any, iou_type: str, per_image: int
+    truth: GroundTruth, results: Any, iou_type: str, limits: Limits, fewer: Sequence[int] = ()
 ) -> Curves | None:
     """:func:`evaluate` of results, a list or the path of a json, that are matched while they are
     read; None where they have to be read as a whole.
@@ -73,47 +81,56 @@ def evaluate_results(
         truth: with masks where they are evaluated.
         results: see ``result_parts``.
         iou_type: "bbox" or "segm".
-        per_image: detections of an image that count; a negative one is no limit.
+        limits: how many count.
+        fewer: as in :func:`evaluate`.
 
     Raises:
         FileNotFoundError, ResultsError: see ``result_chunks``.
     """
-    if not 0 < per_image <= STREAM_LIMIT:
+    if not truth.coco and not 0 < limits.per_image <= STREAM_LIMIT:
         return None
-    parts = result_parts(results, truth, iou_type, per_image)
+    parts = result_parts(results, truth, iou_type, limits)
     try:
-        return _curves(truth, *streamed(truth, parts, iou_type, AREAS), AREAS)
+        return _curves(truth, *streamed(truth, parts, iou_type, AREAS, fewer), AREAS, fewer)
     except (ReadWhole, BrokenMaskError):
         return None
 
 
-def _parts(detections: Detections) -> Iterator[Detections]:
+def _parts(truth: GroundTruth, detections: Detections) -> Iterator[Detections]:
     """Detections of some images at a time, in their order within an image, which decides between
-    equal scores; those without an area are left out."""
+    equal scores; by LVIS's rules those without an area are left out."""
     if (np.diff(detections.image) < 0).any():
         detections = detections.ordered(np.argsort(detections.image, kind="stable"))
     places = np.arange(0, len(detections), _PART)
     firsts = distinct(np.searchsorted(detections.image, detections.image[places]))
     for first, end in itertools.pairwise([*firsts.tolist(), len(detections)]):
-        yield detections.part(slice(first, end)).with_area()
+        yield detections.part(slice(first, end)).with_area(truth.coco)
 
 
-def _curves(truth: GroundTruth, evaluator, counts: np.ndarray, areas: Sequence[str]) -> Curves:
+def _curves(
+    truth: GroundTruth,
+    evaluator,
+    counts: np.ndarray,
+    areas: Sequence[str],
+    fewer: Sequence[int],
+) -> Curves:
     held = distinct(truth.category)
     if not len(held):  # hotcoco takes no category for all of them
         shape = (len(IOU_THRESHOLDS), 0, len(areas))
         precision = np.zeros((shape[0], len(RECALL_POINTS), *shape[1:]))
-        return Curves(held, precision, np.zeros(shape), counts)
+        nothing = {n: np.zeros(shape[:2]) for n in fewer}
+        return Curves(held, precision, np.zeros(shape), counts, nothing)
     evaluator.accumulate()
-    curves = evaluator.eval
-    return Curves(held, curves["precision"][..., 0], curves["recall"][..., 0], counts)
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    of_fewer = {n: recall[:, :, 0, place] for place, n in enumerate(fewer)}
+    return Curves(held, precision[..., -1], recall[..., -1], counts, of_fewer)
 
 
 def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Sequence[str]):
     """A ``hotcoco.COCOeval`` that has matched detections and instances, in these area ranges.
 
     Unlike the evaluator of a stream it keeps what was matched with what. The detections are those
-    that have an area, which is measured.
+    that count, with areas.
     """
     import hotcoco  # imported late: only this backend needs it
 
@@ -124,14 +141,15 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
         truth.category,
         truth.box,
         area=instance_areas(truth),
+        iscrowd=truth.crowd.astype(np.int64),
         segmentation=None if truth.masks is None else [mask.segmentation for mask in truth.masks],
     )
     masks = None if detections.masks is None else detections.masks[:]
     results = dataset.load_res(detection_rows(detections), segmentation=masks)
     evaluator = hotcoco.COCOeval(
-        dataset, results.cap_detections_per_image(None), iou_type, lvis_style=True
+        dataset, results.cap_detections_per_image(None), iou_type, lvis_style=not truth.coco
     )
-    set_params(evaluator.params, truth, max(len(detections), 1), areas)
+    set_params(evaluator.params, truth, [max(len(detections), 1)], areas)
     evaluator.evaluate()
     return evaluator
 
@@ -139,11 +157,11 @@ def matched(truth: GroundTruth, detections: Detections, iou_type: str, areas: Se
 _OUTSIDE_ALL_RANGES = 2 * AREA_RANGES["all"][1]
 
 
-def set_params(params, truth: GroundTruth, limit: int, areas: Sequence[str]) -> None:
-    """``limit``: detections of an image that count."""
+def set_params(params, truth: GroundTruth, limits: Sequence[int], areas: Sequence[str]) -> None:
+    """``limits``: detections of an image (LVIS) or of a category on it (COCO) that count."""
     params.cat_ids = distinct(truth.category).tolist()
     params.iou_thrs, params.rec_thrs = IOU_THRESHOLDS.tolist(), RECALL_POINTS.tolist()
-    params.max_dets = [limit]
+    params.max_dets = list(limits)
     params.area_rng = [list(AREA_RANGES[area]) for area in areas]
     params.area_rng_lbl = list(areas)
 
@@ -155,6 +173,8 @@ def category_dicts(truth: GroundTruth) -> list[dict]:
 def image_dicts(truth: GroundTruth, detections: Detections, images: np.ndarray) -> list[dict]:
     """These images, (n,) ascending ranks, among which are those of the detections."""
     which = images.tolist()
+    if truth.coco:
+        return [{"id": n, "height": truth.sizes[n][0], "width": truth.sizes[n][1]} for n in which]
     negative = (
         (truth.negative[n] for n in which)
         if truth.federated
@@ -181,7 +201,7 @@ def _detected(truth: GroundTruth, detections: Detections, images: np.ndarray) ->
 
 
 def instance_areas(truth: GroundTruth) -> np.ndarray:
-    return np.where(truth.ignore, _OUTSIDE_ALL_RANGES, truth.area)
+    return truth.area if truth.coco else np.where(truth.ignore, _OUTSIDE_ALL_RANGES, truth.area)
 
 
 def instance_dicts(truth: GroundTruth, areas: np.ndarray, which: np.ndarray) -> list[dict]:
@@ -192,6 +212,9 @@ def instance_dicts(truth: GroundTruth, areas: np.ndarray, which: np.ndarray) -> 
             which.tolist(), *(column.tolist() for column in columns)
         )
     ]
+    if truth.coco:
+        for instance, crowd in zip(instances, truth.crowd[which].tolist()):
+            instance["iscrowd"] = int(crowd)
     if truth.masks is not None:
         for instance, n in zip(instances, which.tolist()):
             instance["segmentation"] = truth.masks[n].segmentation
@@ -207,20 +230,28 @@ def detection_rows(detections: Detections) -> np.ndarray:
     return np.column_stack([detections.image, box, detections.score, detections.category])
 
 
-STREAM_LIMIT = 300  # detections of an image; a stream drops the others
+STREAM_LIMIT = 300  # detections of an image; by LVIS's rules a stream drops the others
+_NO_LIMIT = 1 << 30
 _IMAGES_AT_A_TIME = 256  # of those without detections
 _THREADS = 3
 
 
-def streamed(truth: GroundTruth, parts: Iterable[Detections], iou_type: str, areas: Sequence[str]):
+def streamed(
+    truth: GroundTruth,
+    parts: Iterable[Detections],
+    iou_type: str,
+    areas: Sequence[str],
+    fewer: Sequence[int] = (),
+):
     """Match detections and instances, in these area ranges.
 
     Args:
         truth: with masks where they are evaluated.
-        parts: detections with areas, their masks put together, at most ``STREAM_LIMIT`` an image;
-            no image is in two of them.
+        parts: detections with areas, their masks put together, by LVIS's rules at most
+            ``STREAM_LIMIT`` an image; no image is in two of them.
         iou_type: "bbox" or "segm".
         areas: the ranges that are asked for.
+        fewer: by COCO's rules, smaller limits whose recall is asked for.
 
     Returns:
         A ``hotcoco.COCOeval`` to accumulate, and (K,) int64, how many detections a category has.
@@ -228,10 +259,11 @@ def streamed(truth: GroundTruth, parts: Iterable[Detections], iou_type: str, are
     import hotcoco  # imported late: only this backend needs it
 
     params = hotcoco.Params(iou_type)
-    set_params(params, truth, STREAM_LIMIT, areas)
+    limit = _NO_LIMIT if truth.coco else STREAM_LIMIT
+    set_params(params, truth, [*fewer, limit], areas)
     categories = category_dicts(truth)
     streams = [
-        hotcoco.StreamingEval(categories, iou_type, lvis_style=True, params=params)
+        hotcoco.StreamingEval(categories, iou_type, lvis_style=not truth.coco, params=params)
         for _ in range(_THREADS)
     ]
     feed = _Feed(truth, parts)

@@ -1,4 +1,5 @@
-"""The official ``lvis`` package, visiting only the (image, category) pairs that hold anything.
+"""The official packages: pycocotools for COCO's rules, ``lvis`` for LVIS's, visiting only the
+(image, category) pairs that hold anything.
 
 It is the oracle of the tests and the base of boundary IoU. Nothing of its arithmetic is replaced:
 matching, precision and recall are its own methods, called for one category at a time.
@@ -18,13 +19,16 @@ import logging
 import math
 import operator
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import numpy
 import numpy as np
 from pycocotools import mask as mask_api
+from pycocotools.cocoeval import COCOeval
 
-from balms_det.annotations.masks import mask_to_rle, rle_pixels, rle_to_mask
-from balms_det.evaluation.detections import Detections, broken_mask, with_area
+from balms_det.annotations.masks import mask_to_rle, rle_to_mask
+from balms_det.evaluation.backends.coco_package import coco_curves
+from balms_det.evaluation.detections import Detections, with_area
 from balms_det.evaluation.ground_truth import GroundTruth
 from balms_det.evaluation.metrics import Curves
 
@@ -71,26 +75,47 @@ class _NonEmptyPairs:
 
 
 class _BoundaryIoU:
-    """Mixed in: the smaller of mask IoU and boundary IoU.
+    """Mixed in: the smaller of mask IoU and boundary IoU."""
+
+    def compute_iou(self, image_id: int, category_id: int):
+        pair = image_id, category_id
+        compute = lambda own: super().compute_iou(*pair)  # noqa: E731
+        return _smaller_iou(self, compute, pair, self.params.iou_thrs[0])
+
+
+class _CocoBoundaryIoU(COCOeval):
+    """The same for COCO's rules."""
+
+    def computeIoU(self, imgId: int, catId: int):
+        pair = imgId, catId
+        compute = lambda own: super().computeIoU(*pair)  # noqa: E731
+        return _smaller_iou(self, compute, pair, self.params.iouThrs[0])
+
+
+def _smaller_iou(evaluation, compute: Callable, pair: tuple[int, int], least: float):
+    """The smaller of mask IoU and boundary IoU of a category on an image.
 
     Pairs whose mask IoU is below the lowest threshold cannot match whatever their boundaries are,
     so theirs are not computed.
-    """
 
-    def compute_iou(self, image_id: int, category_id: int):
-        overlap = super().compute_iou(image_id, category_id)
-        near = np.asarray(overlap) >= self.params.iou_thrs[0]
-        if not near.any():
-            return overlap
-        pair, block = (image_id, category_id), np.ix_(near.any(axis=1), near.any(axis=0))
-        # The rows of ``overlap`` are in the order of the scores.
-        ranked = sorted(self._dts[pair], key=operator.itemgetter("score"), reverse=True)
-        edges = copy.copy(self)
-        edges._gts = {pair: _edges(self._gts[pair], near.any(axis=0))}
-        edges._dts = {pair: _edges(ranked, near.any(axis=1))}
-        smaller = np.minimum(overlap[block], super(_BoundaryIoU, edges).compute_iou(*pair))
-        overlap[block] = smaller
+    Args:
+        evaluation: of either package.
+        compute: from an evaluation to the mask IoU of this pair.
+        pair: image and category.
+        least: lowest threshold.
+    """
+    overlap = compute(evaluation)
+    near = np.asarray(overlap) >= least
+    if not near.any():
         return overlap
+    block = np.ix_(near.any(axis=1), near.any(axis=0))
+    # The rows of ``overlap`` are in the order of the scores.
+    ranked = sorted(evaluation._dts[pair], key=operator.itemgetter("score"), reverse=True)
+    edges = copy.copy(evaluation)
+    edges._gts = {pair: _edges(evaluation._gts[pair], near.any(axis=0))}
+    edges._dts = {pair: _edges(ranked, near.any(axis=1))}
+    overlap[block] = np.minimum(overlap[block], compute(edges))
+    return overlap
 
 
 def _edges(annotations: list[dict], chosen: np.ndarray) -> list[dict]:
@@ -107,26 +132,42 @@ def evaluator_class(*mixins: type) -> type:
     return type("NonEmptyLVISEval", (*mixins, _NonEmptyPairs, import_lvis().LVISEval), {})
 
 
-def evaluate(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+def evaluate(
+    truth: GroundTruth, detections: Detections, iou_type: str, fewer: Sequence[int] = ()
+) -> Curves:
     """Precision and recall by the official package's own code.
 
     Args:
-        truth: with masks where they are evaluated.
-        detections: within the limits; those without an area are left out here.
+        truth: with masks where they are evaluated; it says by which rules.
+        detections: within the limits; by LVIS's rules those without an area are left out here.
         iou_type: "bbox" or "segm".
+        fewer: by COCO's rules, smaller limits whose recall is asked for.
     """
+    detections = with_area(truth, detections)
+    if truth.coco:
+        return _run_coco(COCOeval, truth, detections, iou_type, fewer)
     return _run(evaluator_class(), truth, detections, iou_type)
 
 
-def evaluate_boundary(truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
+def evaluate_boundary(
+    truth: GroundTruth, detections: Detections, iou_type: str, fewer: Sequence[int] = ()
+) -> Curves:
     """The same with the smaller of mask IoU and boundary IoU; ``iou_type`` is "segm"."""
+    detections = with_area(truth, detections)
+    if truth.coco:
+        return _run_coco(_CocoBoundaryIoU, truth, detections, iou_type, fewer)
     return _run(evaluator_class(_BoundaryIoU), truth, detections, iou_type)
 
 
+def _run_coco(
+    evaluator: type, truth: GroundTruth, detections: Detections, iou_type: str, fewer: Sequence[int]
+) -> Curves:
+    instances, found = _instances(truth), _detections(detections)
+    images = [{"id": n, "height": h, "width": w} for n, (h, w) in enumerate(truth.sizes)]
+    return coco_curves(images, _categories(truth), instances, found, iou_type, fewer, evaluator)
+
+
 def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: str) -> Curves:
-    detections = with_area(truth, detections)
-    if iou_type == "segm":
-        _check_masks(truth, detections)
     lvis = import_lvis()
     shared = {"images": _images(truth), "categories": _categories(truth)}
     evaluation = evaluator(
@@ -139,14 +180,6 @@ def _run(evaluator: type, truth: GroundTruth, detections: Detections, iou_type: 
     everything = np.arange(len(truth.category_ids))
     counts = np.bincount(detections.category, minlength=len(everything))
     return Curves(everything, evaluation.eval["precision"], evaluation.eval["recall"], counts)
-
-
-def _check_masks(truth: GroundTruth, detections: Detections) -> None:
-    """The package may never come back from a mask whose runs do not fill the image."""
-    pixels = np.array([height * width for height, width in truth.sizes])[detections.image]
-    _, total = rle_pixels(detections.masks)
-    for n in np.flatnonzero(total != pixels)[:1].tolist():
-        raise broken_mask(truth, detections, n, f"{total[n]} of {pixels[n]} pixels")
 
 
 def _indexed(dataset_class: type, content: dict):
@@ -180,8 +213,8 @@ def _categories(truth: GroundTruth) -> list[dict]:
 def _instances(truth: GroundTruth) -> list[dict]:
     """Numbered from 1: an annotation with id 0 can never match in the package."""
     instances = _dicts(truth, truth.rles)
-    for instance, ignore in zip(instances, truth.ignore.tolist()):
-        instance["ignore"] = int(ignore)
+    for instance, ignore, crowd in zip(instances, truth.ignore.tolist(), truth.crowd.tolist()):
+        instance |= {"ignore": int(ignore), "iscrowd": int(crowd)}
     return instances
 
 

@@ -43,30 +43,34 @@ def results_name(results: Any) -> str:
     return str(results) if isinstance(results, (str, os.PathLike)) else "results"
 
 
-def result_chunks(results: Any, keys: Collection[str] | None = None) -> Iterator[list]:
+def result_chunks(
+    results: Any, keys: Collection[str] | None = None, *, raw: bool = False
+) -> Iterator[list]:
     """Lists of entries that together are the results, in order.
 
     Args:
         results: a list of entries, or the path of a json list; ``.gz`` and ``.zip`` (of one json)
             are unpacked on the way.
         keys: of an entry in a file all others may be missing, which saves time; None keeps all.
+        raw: of an entry in a file the values of these keys may be whatever stands for them, which
+            saves more: only what keys there are is asked for.
 
     Raises:
         FileNotFoundError: no such file.
         ResultsError: it is not a list, or the json is broken.
     """
     if isinstance(results, (str, os.PathLike)):
-        return _file_chunks(str(results), _decoder(keys))
+        return _file_chunks(str(results), _decoder(keys, raw))
     if not isinstance(results, (list, tuple)):
         raise ResultsError(f"results must be a list of entries, not {_describe(results)}.")
     starts = range(0, len(results), _CHUNK_ENTRIES)
     return (results[start : start + _CHUNK_ENTRIES] for start in starts)
 
 
-def _decoder(keys: Collection[str] | None) -> Callable[[bytes], list]:
+def _decoder(keys: Collection[str] | None, raw: bool) -> Callable[[bytes], list]:
     if keys is None:
         return msgspec.json.decode
-    entry = TypedDict("Entry", dict.fromkeys(keys, Any), total=False)
+    entry = TypedDict("Entry", dict.fromkeys(keys, msgspec.Raw if raw else Any), total=False)
     return msgspec.json.Decoder(list[entry]).decode
 
 

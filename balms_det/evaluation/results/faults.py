@@ -36,14 +36,14 @@ class _ChunkReader:
         self.report("is not an object", ~objects, entries)
         self.entries = _only(objects, entries, {})
 
-    def report(self, text: str, bad: np.ndarray, values: Sequence) -> None:
-        """Count a fault of the ``bad`` entries that had none before."""
+    def report(self, text: str, bad: np.ndarray, values: Sequence, drop: bool = True) -> None:
+        """Count a fault of the ``bad`` entries that had none before; it is one if they ``drop``."""
         where = np.flatnonzero(bad & self.good)
         if len(where):
             example = values[where[0]]
             shown = "" if example is _MISSING else f"{example!r:.80}"
             Problem.add(self.problems, text, where + self.offset, shown)
-            self.good[where] = False
+            self.good[where] = not drop
 
     def values(self, key: str) -> list:
         """The values of a key."""
@@ -52,11 +52,12 @@ class _ChunkReader:
         self.report(f"has no '{key}'", missing, [sorted(entry, key=str) for entry in self.entries])
         return values
 
-    def ranks(self, key: str, rank: dict) -> np.ndarray:
+    def ranks(self, key: str, rank: dict, drop: bool = True) -> np.ndarray:
+        """Ranks, 0 where there is none; -1 with ``drop=False``, which keeps such entries."""
         values = self.values(key)
         ranks = np.fromiter((_rank(rank, value) for value in values), np.int64, len(values))
-        self.report(f"has an {key} that the dataset does not list", ranks < 0, values)
-        return np.maximum(ranks, 0)
+        self.report(f"has an {key} that the dataset does not list", ranks < 0, values, drop)
+        return np.maximum(ranks, 0) if drop else ranks
 
     def ids(self) -> list | None:
         """The optional ids; None where an entry has none."""

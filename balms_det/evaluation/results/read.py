@@ -30,6 +30,7 @@ from balms_det.evaluation.results.faults import (
     drop_broken_masks,
     find_duplicates,
 )
+from balms_det.evaluation.rules import Limits
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def check_results(
     keys: Sequence[str] = ("bbox",),
     *,
     lenient: bool = False,
+    unlisted: bool = False,
 ) -> CheckedResults:
     """Read results and check every entry.
 
@@ -70,17 +72,19 @@ def check_results(
         lenient: leave bad entries out, with a warning each kind, instead of raising. Masks whose
             runs do not add up to their size are found then too; a strict evaluation meets them
             later.
+        unlisted: keep entries whose only fault is a category that the dataset does not list, with
+            the rank -1: in the official package they use up a place within the limit of an image.
 
     Raises:
         FileNotFoundError: no such file.
         ResultsError: something is wrong (with ``lenient``: there is no list at all).
     """
-    checked = find_problems(results, gt, keys, decode=lenient)
+    checked = find_problems(results, gt, keys, decode=lenient, unlisted=unlisted)
     if checked.problems and not lenient:
         refuse(results, checked.problems)
     for problem in checked.problems:
         _logger.warning("%s", problem.describe(results_name(results), verdict=True))
-    if not len(checked.columns):
+    if not (checked.columns.category >= 0).any():
         _report_empty(results_name(results), bool(checked.problems), lenient)
     return checked
 
@@ -93,18 +97,25 @@ def _report_empty(name: str, dropped: bool, lenient: bool) -> None:
 
 
 def find_problems(
-    results: Any, gt: Any, keys: Sequence[str], *, decode: bool = False, copies: bool = False
+    results: Any,
+    gt: Any,
+    keys: Sequence[str],
+    *,
+    decode: bool = False,
+    copies: bool = False,
+    unlisted: bool = False,
 ) -> CheckedResults:
     """:func:`check_results` that reports everything instead of raising at the first fault.
 
     With ``decode`` it also checks that the runs of each RLE add up to its size, some seconds a
     million masks; with ``copies`` it reports entries equal to an earlier one, which an evaluation
-    keeps, as the official package does: a detector can find a box without area twice.
+    keeps, as the official package does: a detector can find a box without area twice. ``unlisted``
+    is that of :func:`check_results`.
     """
     known, problems, offset = KnownIds.of(gt), {}, 0
     builder = ColumnsBuilder(known, keys)
     for chunk in result_chunks(results):
-        builder.add(read_columns(chunk, offset, known, keys, problems))
+        builder.add(read_columns(chunk, offset, known, keys, problems, unlisted))
         offset += len(chunk)
     columns = find_duplicates(builder.build(), problems, copies)
     if decode and columns.masks is not None:
@@ -114,17 +125,17 @@ def find_problems(
 
 
 def apply_limits(
-    columns: Columns, known: KnownIds, limits: tuple[int, int]
+    columns: Columns, known: KnownIds, limits: Limits
 ) -> tuple[Columns, list[Problem]]:
     """The highest scores of each image, and of each category; the others are reported.
 
     Args:
         columns: N entries.
         known: ids of the dataset.
-        limits: entries of an image, and of a category, that stay; -1 is no limit.
+        limits: entries of an image, and of a category, that stay.
     """
     problems = {}
-    for what, limit in zip(("image", "category"), limits):
+    for what, limit in (("image", limits.per_image), ("category", limits.per_category)):
         columns = _limit(columns, what, getattr(known, f"{what}_ids"), limit, problems)
     return columns, list(problems.values())
 
@@ -167,13 +178,14 @@ def read_detections(
             RLE)}]``.
         truth: what they are evaluated on.
         iou_type: "bbox" or "segm".
-        lenient: leave bad entries out, with a warning, instead of refusing them.
+        lenient: leave bad entries out, with a warning, instead of refusing them. Those of unlisted
+            categories stay until the limits are applied, with the category -1.
 
     Raises:
         FileNotFoundError, ResultsError: see ``results_file.check_results``.
     """
     key = "bbox" if iou_type == "bbox" else "segmentation"
-    columns = check_results(results, truth, [key], lenient=lenient).columns
+    columns = check_results(results, truth, [key], lenient=lenient, unlisted=lenient).columns
     return Detections(columns.image, columns.category, columns.score, columns.box, columns.masks)
 
 
@@ -190,7 +202,7 @@ class ReadWhole(Exception):
 
 
 def result_parts(
-    results: Any, truth: GroundTruth, iou_type: str, per_image: int
+    results: Any, truth: GroundTruth, iou_type: str, limits: Limits
 ) -> Iterator[Detections]:
     """The detections that count of each image (``limited_detections``), with areas.
 
@@ -198,7 +210,7 @@ def result_parts(
         results: a list of entries, or the path of its json.
         truth: what they are evaluated on.
         iou_type: "bbox" or "segm".
-        per_image: the highest scores of an image that count; a negative one is no limit.
+        limits: how many count of an image, or of a category on an image.
 
     Yields:
         Detections of some images, in the order of the results; no image twice.
@@ -210,7 +222,7 @@ def result_parts(
         FileNotFoundError, ResultsError: see ``result_chunks``.
     """
     key = "bbox" if iou_type == "bbox" else "segmentation"
-    reader = _PartReader(truth, [key], per_image)
+    reader = _PartReader(truth, [key], limits)
     gathered, size = [], 0
     in_memory = isinstance(results, (list, tuple))
     # A list is cut here alone: to cut it into chunks before would copy it twice.
@@ -229,9 +241,9 @@ def result_parts(
 class _PartReader:
     """Reads pieces of results; each has all entries of its images."""
 
-    def __init__(self, truth: GroundTruth, keys: list[str], per_image: int) -> None:
+    def __init__(self, truth: GroundTruth, keys: list[str], limits: Limits) -> None:
         self._truth, self._known = truth, KnownIds.of(truth)
-        self._keys, self._per_image = keys, per_image
+        self._keys, self._limits = keys, limits
         self._seen: set[int] = set()
         self._entries = 0
         self._ids: list | None = []  # None: not all entries have one, so they mean nothing
@@ -245,8 +257,8 @@ class _PartReader:
         detections = Detections(
             columns.image, columns.category, columns.score, columns.box, columns.masks
         )
-        limited = limited_detections(self._truth, detections, self._per_image, -1)
-        return limited.part(slice(None)).with_area()
+        limited = limited_detections(self._truth, detections, self._limits)
+        return limited.part(slice(None)).with_area(self._truth.coco)
 
     def _see(self, columns: Columns) -> None:
         image = columns.image
@@ -294,7 +306,12 @@ def _image_end(entries: Sequence, start: int) -> int:
 
 
 def read_columns(
-    entries: Sequence, offset: int, known: KnownIds, keys: Sequence[str], problems: dict
+    entries: Sequence,
+    offset: int,
+    known: KnownIds,
+    keys: Sequence[str],
+    problems: dict,
+    unlisted: bool = False,
 ) -> Columns:
     """The good ones of a chunk of entries; ``problems`` gets the others.
 
@@ -304,13 +321,15 @@ def read_columns(
         known: ids of the dataset.
         keys: "bbox" and/or "segmentation".
         problems: fault text to :class:`Problem`, added to.
+        unlisted: keep entries whose only fault is a category that the dataset does not list; their
+            category is -1.
     """
     sound = sound_columns(entries, offset, known, keys)
     if sound is not None:
         return sound
     reader = _ChunkReader(entries, offset, problems)
     image = reader.ranks("image_id", known.image_rank)
-    category = reader.ranks("category_id", known.category_rank)
+    category = reader.ranks("category_id", known.category_rank, drop=not unlisted)
     score = reader.numbers("score", reader.values("score"))
     masks = reader.masks(image, known) if "segmentation" in keys else None
     box = reader.boxes() if "bbox" in keys else None

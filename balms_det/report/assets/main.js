@@ -37,7 +37,7 @@ function drawTitle() {
   byId('dataset').textContent = DATASET.name;
   byId('facts').textContent = [plural(DATASET.images, 'image'), plural(DATASET.instances, 'instance'),
     plural(CLASSES.names.length, 'class'), `${DATASET.iou} IoU`,
-    `${DATASET.max_dets} detections an image`].join(' · ');
+    `${DATASET.max_dets} detections ${DATASET.limited}`].join(' · ');
 }
 
 const ENOUGH = 10; // instances that a change of AP needs to mean something

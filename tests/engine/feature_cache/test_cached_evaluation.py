@@ -2,12 +2,20 @@
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+)
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 
 from balms_det.data.class_stats import build_class_stats
 from balms_det.engine import load_weights
+from balms_det.evaluation import evaluate_lvis
 from balms_det.evaluation.box_ap import box_ap
+from balms_det.evaluation.evaluator import percent
 from balms_det.features import (
     CacheOptions,
     FeatureCache,
@@ -79,6 +87,30 @@ def test_same_detections_and_ap_as_the_detector(detector, tmp_path, name):
     _same(list(evaluation.detections(predictors)), expected)
     ap = box_ap(evaluation.ground_truth, _found(expected))
     assert evaluation.box_ap(predictors) == pytest.approx(ap, abs=0, rel=0, nan_ok=True)
+
+
+def test_ap_is_that_of_the_annotation_file(detector, tmp_path):
+    cfg = detector(*_keys(*HEADS["ours"]))
+    cache_features(cfg, tmp_path / "cache", EXACT)
+    evaluation = CachedEvaluation(FeatureCache.open(tmp_path / "cache"))
+    predictors = box_predictors(_model(cfg))
+    found = list(evaluation.detections(predictors))
+    of_file = _ap_of_the_file(cfg, found, evaluation)
+    assert of_file["AP"] >= 0
+    assert evaluation.box_ap(predictors) == pytest.approx(of_file, abs=0, rel=0, nan_ok=True)
+
+
+def _ap_of_the_file(cfg, detections, evaluation):
+    """As the detector's evaluation has it: results against the annotation file."""
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    category = {c: i for i, c in metadata.thing_dataset_id_to_contiguous_id.items()}
+    entries = []
+    for image_id, found in detections:
+        own = instances_to_coco_json(found, image_id)
+        entries += [{**entry, "category_id": category[entry["category_id"]]} for entry in own]
+    groups = evaluation.ground_truth.groups
+    metrics = evaluate_lvis(metadata.json_file, entries, "bbox", groups=groups).metrics
+    return {name: percent(metrics[name]) for name in ("AP", "APr", "APc", "APf")}
 
 
 def test_calibrated_detections_are_the_detectors(detector, tmp_path):
